@@ -1,0 +1,1 @@
+"""The `dp-ros` command: one thin module for each verb, over the other parts of the package."""
