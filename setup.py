@@ -8,14 +8,15 @@ REQUIREMENTS = Path(__file__).parent / "requirements"
 
 
 def names(file: str) -> list[str]:
-    lines = (line.split("#")[0].strip() for line in (REQUIREMENTS / f"{file}.txt").read_text().splitlines())
-    return [line for line in lines if line]
+    """Requirements listed in one file of that folder."""
+    lines = (REQUIREMENTS / f"{file}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 setup(
     name="dp_ros",
     version="0.1.0",
-    description="Diffusion Policy for ROS 2 robots: record demonstrations, train a policy, run it in closed loop.",
+    description="Diffusion Policy for ROS 2: record demonstrations, train a policy, run it in closed loop.",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["dp_ros", "dp_ros.*"]),

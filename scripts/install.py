@@ -84,8 +84,8 @@ def run(command: list[str | Path], environment: dict[str, str], log: str, hint: 
     path = BUILT / "log" / f"{log}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as output:
-        code = subprocess.run(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT).returncode
-    if code:
+        process = subprocess.run(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    if process.returncode:
         tail = "\n".join("  | " + line for line in path.read_text(errors="replace").splitlines()[-25:])
         raise SetupError(f"this failed: {' '.join(map(str, command))}\n{tail}\n  All of it: {path}\n  {hint}")
 
@@ -104,25 +104,29 @@ def digest(*parts: str | Path) -> str:
 
 def make_venv(ros_prefix: Path | None) -> dict[str, str]:
     """Make or keep `.venv`; return what its stamp says was done in it already."""
-    identity = {"root": str(ROOT), "ros": str(ros_prefix or "wheels")}
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    identity = {"root": str(ROOT), "ros": str(ros_prefix or "wheels"), "python": version}
     python = VENV / "bin/python"
-    works = python.exists() and not subprocess.run(
-        [python, "-m", "pip", "--version"], env=environment_of(ros_prefix), capture_output=True
-    ).returncode
+    works = (
+        python.exists()
+        and not subprocess.run(
+            [python, "-m", "pip", "--version"], env=environment_of(ros_prefix), capture_output=True
+        ).returncode
+    )
     done: dict[str, str] = json.loads(STAMP.read_text()) if STAMP.exists() else {}
-    stale = done and any(done.get(key) != value for key, value in identity.items())
+    stale = done and any(done.get(key, value) != value for key, value in identity.items())
     if works and not stale:
         return {**done, **identity}
     if VENV.exists():
-        reason = f"made for {done.get('ros')} in {done.get('root')}" if stale else "broken"
-        say(f".venv is {reason}: making it anew")
+        was = ", ".join(f"{key} {done.get(key)}" for key, value in identity.items() if done.get(key) != value)
+        say(f".venv is {f'of another kind ({was})' if stale else 'broken'}: making it anew")
         shutil.rmtree(VENV)
     shutil.rmtree(BUILT, ignore_errors=True)  # CMake remembers the old interpreter
-    version = ".".join(map(str, sys.version_info[:3]))
-    say(f"making .venv with Python {version} ({sys.executable})" + (f" on top of {ros_prefix}" if ros_prefix else ""))
+    # Not sys.executable, which may be the Python of the .venv that was just removed.
+    base = getattr(sys, "_base_executable", sys.executable)
+    say(f"making .venv with Python {version} ({base})" + (f" on top of {ros_prefix}" if ros_prefix else ""))
     options = ["--system-site-packages"] if ros_prefix else []
-    # Not sys.executable of another environment: a venv made from a venv points at its base.
-    run([sys.executable, "-m", "venv", *options, VENV], dict(os.environ), "venv", "Is python3-venv installed?")
+    run([base, "-m", "venv", *options, VENV], dict(os.environ), "venv", "Is python3-venv installed?")
     return identity
 
 
@@ -136,7 +140,10 @@ def environment_of(ros_prefix: Path | None) -> dict[str, str]:
     environment["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] = "1"
     if ros_prefix is None:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        libraries = [str(VENV / "lib"), *map(str, (VENV / "lib" / version / "site-packages").glob("ros_*.libs"))]
+        libraries = [
+            str(VENV / "lib"),
+            *map(str, (VENV / "lib" / version / "site-packages").glob("ros_*.libs")),
+        ]
         environment.pop("PYTHONPATH", None)
         environment["PYTHONNOUSERSITE"] = "1"
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
@@ -144,7 +151,9 @@ def environment_of(ros_prefix: Path | None) -> dict[str, str]:
         environment.update(ROS_DISTRO="jazzy", ROS_VERSION="2", ROS_PYTHON_VERSION="3")
     else:
         for name in ("AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "PYTHONPATH", "LD_LIBRARY_PATH"):
-            entries = [e for e in environment.get(name, "").split(os.pathsep) if e and not e.startswith(str(ROOT))]
+            entries = [
+                e for e in environment.get(name, "").split(os.pathsep) if e and not e.startswith(str(ROOT))
+            ]
             environment[name] = os.pathsep.join(entries)
     return environment
 
@@ -157,7 +166,9 @@ def constraints(ros_prefix: Path | None) -> Path:
     command = [sys.executable, "-c", "import numpy; print(numpy.__version__)"]
     numpy = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     if not numpy:
-        raise SetupError(f"{sys.executable} has no numpy, which rclpy needs: sudo apt-get install python3-numpy")
+        raise SetupError(
+            f"{sys.executable} has no numpy, which rclpy needs: sudo apt-get install python3-numpy"
+        )
     replaced = {"numpy": f"numpy=={numpy}"}
     if numpy.startswith("1."):
         for line in (REQUIREMENTS / "overrides-ros.txt").read_text().splitlines():
@@ -173,7 +184,9 @@ def constraints(ros_prefix: Path | None) -> Path:
 def install_packages(level: str, ros_prefix: Path | None, done: dict[str, str]) -> None:
     """Install the requirement files of a level that are not installed at these pins yet."""
     pins = constraints(ros_prefix)
-    files = [REQUIREMENTS / f"{name}.txt" for name in ([] if ros_prefix else ["ros"]) + ["build", *LEVELS[level]]]
+    files = [
+        REQUIREMENTS / f"{name}.txt" for name in ([] if ros_prefix else ["ros"]) + ["build", *LEVELS[level]]
+    ]
     wanted = {f"packages {file.stem}": digest(file, pins) for file in files}
     if all(done.get(key) == value for key, value in wanted.items()):
         return
@@ -194,7 +207,11 @@ def rewrite_wheel_paths() -> int:
     """Point the CMake files of the ROS wheels, which name their build machine, at this environment."""
     code = "import sysconfig, numpy; print(sysconfig.get_path('include')); print(numpy.get_include())"
     answer = subprocess.run(
-        [VENV / "bin/python", "-c", code], env=environment_of(None), capture_output=True, text=True, check=True
+        [VENV / "bin/python", "-c", code],
+        env=environment_of(None),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     python_include, numpy_include = answer.stdout.split("\n")[:2]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"

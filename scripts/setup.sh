@@ -7,12 +7,15 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 usable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; }
 
+# Prefixes of a ROS 2 that is sourced, without what env.sh of this checkout adds.
+sourced=$(tr ':' '\n' <<<"$AMENT_PREFIX_PATH" | grep -v -e "^$root/" -e '^$')
+
 if [ -n "$PYTHON" ]; then
   candidates=("$PYTHON")
-elif [ -n "$AMENT_PREFIX_PATH" ]; then
-  candidates=(/usr/bin/python3 python3 python3.12 python3.11)  # a sourced ROS 2 belongs to the system's Python
+elif [ -n "$sourced" ]; then
+  candidates=(/usr/bin/python3 python3 python3.12 python3.11)  # ROS 2 belongs to the system's Python
 else
-  candidates=(python3 python3.12 python3.11 /usr/bin/python3)
+  candidates=("$root/.venv/bin/python" python3 python3.12 python3.11 /usr/bin/python3)
 fi
 for python in "${candidates[@]}"; do
   if usable "$python"; then
