@@ -1,0 +1,54 @@
+"""A bring-up as a launch description, for `ros2 launch`.
+
+The nodes are made when the arguments are known, so that launch and `dp-ros up` go through the same
+`bringup.from_text` and refuse the same mistakes in the same words. Written against the Jazzy release of
+launch_ros; the policy node configures and activates itself (its parameter `autostart`), because Jazzy's
+LifecycleNode cannot.
+"""
+
+from __future__ import annotations
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch_ros.actions import LifecycleNode, Node
+
+from dp_ros.bringup import NodeSpec, arguments_of, from_text
+
+
+def launch_description(name: str) -> LaunchDescription:
+    """Launch description of a bring-up: its arguments, then its nodes."""
+    arguments = arguments_of(name)
+
+    def nodes(context: LaunchContext) -> list[Action]:
+        given = {argument.name: context.launch_configurations[argument.name] for argument in arguments}
+        return [_action(node) for node in from_text(name, given).nodes]
+
+    declared = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=None if argument.default is None else _text(argument.default),
+            description=argument.description,
+        )
+        for argument in arguments
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=nodes)])
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _action(node: NodeSpec) -> Action:
+    kind = LifecycleNode if node.lifecycle else Node
+    return kind(
+        package="dp_ros",
+        executable=node.executable,
+        name=node.name,
+        namespace=node.namespace,
+        parameters=[dict(node.parameters)],
+        remappings=list(node.remappings.items()),
+        output="screen",
+        emulate_tty=True,
+        on_exit=[Shutdown(reason=f"{node.name} ended")] if node.required else None,
+    )

@@ -1,0 +1,224 @@
+"""Which nodes run together, under which names and with which parameters; written once.
+
+`ros2 launch dp_ros NAME.launch.py`, `dp-ros up NAME` and the commands and tests that start nodes all build
+on the functions here. The signature of such a function is the list of its launch arguments: names, types
+and defaults are read from it, descriptions from `DESCRIPTIONS`, and a function is public by being in
+`BRINGUPS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dp_ros.errors import UserError
+from dp_ros.paths import share_dir
+
+Parameter = bool | int | float | str | list[str]
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node: a process of its own, running `dp_ros/nodes/<executable>.py`."""
+
+    name: str
+    executable: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    namespace: str = ""
+    remappings: Mapping[str, str] = field(default_factory=dict)
+    required: bool = True  # when it ends, everything is stopped
+    lifecycle: bool = False
+
+
+@dataclass(frozen=True)
+class Bringup:
+    """Nodes that are started and stopped together."""
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A launch argument; `default` is None for one that must be given."""
+
+    name: str
+    type: type
+    default: Parameter | None
+    description: str
+
+    def parse(self, text: str) -> Parameter:
+        """Value of a text typed by a person; raises UserError naming what is allowed."""
+        if self.type is bool:
+            if text.lower() not in ("true", "false"):
+                raise UserError(f"{self.name}:={text}: expected true or false ({self.description})")
+            return text.lower() == "true"
+        if self.type is int:
+            try:
+                return int(text)
+            except ValueError:
+                message = f"{self.name}:={text}: expected a whole number ({self.description})"
+                raise UserError(message) from None
+        return text
+
+
+DESCRIPTIONS = {
+    "task": "task file, or the name of one in config/tasks",
+    "model": "model folder, or the name of one in models",
+    "engine": "what runs the model: onnx, torch or auto",
+    "lockstep": "the simulation waits for every participant, so that a run is reproducible",
+    "seed": "seed of the simulation's first start state",
+    "image_size_px": "width and height of the simulated camera",
+    "autostart": "configure and activate the policy node at once",
+    "operator": "who demonstrates: expert",
+    "out": "zarr store that episodes are appended to",
+    "use_sim_time": "take time from /clock",
+}
+
+
+def pusht_demo(
+    *,
+    task: str = "pusht_state",
+    model: str = "pusht_state",
+    engine: str = "onnx",
+    lockstep: bool = True,
+    seed: int = 100000,
+    image_size_px: int = 96,
+    autostart: bool = True,
+) -> Bringup:
+    """The simulated robot, and the policy that drives it."""
+    policy_parameters: dict[str, Parameter] = {
+        "task": _task(task),
+        "model": model_folder(model),
+        "engine": engine,
+        "lockstep": lockstep,
+        "use_sim_time": lockstep,
+        "autostart": autostart,
+    }
+    nodes = (
+        _pusht(task, lockstep, ["policy"], seed, image_size_px),
+        NodeSpec("policy", "policy_node", policy_parameters, lifecycle=True),
+    )
+    return Bringup("pusht_demo", nodes)
+
+
+def collect(
+    *,
+    out: str,
+    task: str = "pusht_state",
+    operator: str = "expert",
+    lockstep: bool = True,
+    seed: int = 100000,
+    image_size_px: int = 96,
+) -> Bringup:
+    """The simulated robot, an operator who demonstrates, and the recorder."""
+    shared: dict[str, Parameter] = {"task": _task(task), "lockstep": lockstep, "use_sim_time": lockstep}
+    nodes = (
+        _pusht(task, lockstep, ["teleop", "recorder"], seed, image_size_px),
+        NodeSpec("teleop", "teleop_node", {**shared, "operator": operator}),
+        NodeSpec("recorder", "recorder_node", {**shared, "out": str(Path(out).absolute())}),
+    )
+    return Bringup("collect", nodes)
+
+
+def policy(
+    *,
+    model: str,
+    task: str = "",
+    engine: str = "auto",
+    autostart: bool = True,
+    use_sim_time: bool = False,
+) -> Bringup:
+    """The policy node alone, for a robot that is already running. An empty task means the model's own."""
+    parameters: dict[str, Parameter] = {
+        "task": _task(task),
+        "model": model_folder(model),
+        "engine": engine,
+        "lockstep": False,
+        "use_sim_time": use_sim_time,
+        "autostart": autostart,
+    }
+    return Bringup("policy", (NodeSpec("policy", "policy_node", parameters, lifecycle=True),))
+
+
+BRINGUPS: dict[str, Callable[..., Bringup]] = {
+    "pusht_demo": pusht_demo,
+    "collect": collect,
+    "policy": policy,
+}
+
+
+def find(name: str) -> Callable[..., Bringup]:
+    """The bring-up function of a name; raises UserError listing the names there are."""
+    if name not in BRINGUPS:
+        near = difflib.get_close_matches(name, BRINGUPS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"there is no bring-up {name!r}, expected one of {', '.join(BRINGUPS)}{hint}")
+    return BRINGUPS[name]
+
+
+def arguments_of(name: str) -> list[Argument]:
+    """Launch arguments of a bring-up, in the order of its signature."""
+    types = {"bool": bool, "int": int, "str": str}
+    return [
+        Argument(
+            parameter.name,
+            types[parameter.annotation],
+            None if parameter.default is inspect.Parameter.empty else parameter.default,
+            DESCRIPTIONS[parameter.name],
+        )
+        for parameter in inspect.signature(find(name)).parameters.values()
+    ]
+
+
+def from_text(name: str, given: Mapping[str, str]) -> Bringup:
+    """Bring-up of a name with arguments as typed by a person (`seed:=7`).
+
+    Raises:
+        UserError: unknown name or argument, a value of the wrong type, or a required argument missing.
+    """
+    arguments = {argument.name: argument for argument in arguments_of(name)}
+    for key in given:
+        if key not in arguments:
+            near = difflib.get_close_matches(key, arguments, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{name} has no argument {key!r}, expected some of {', '.join(arguments)}{hint}")
+    for argument in arguments.values():
+        if argument.default is None and argument.name not in given:
+            raise UserError(f"{name} needs {argument.name}:=... ({argument.description})")
+    values: dict[str, Any] = {key: arguments[key].parse(text) for key, text in given.items()}
+    return find(name)(**values)
+
+
+def model_folder(name: str) -> str:
+    """Absolute path of a model folder given by path or by the name of one in `models/`.
+
+    Raises:
+        UserError: neither is there.
+    """
+    shipped = share_dir() / "models"
+    for folder in (Path(name), shipped / name):
+        if (folder / "manifest.json").is_file():
+            return str(folder.absolute())
+    names = ", ".join(sorted(path.parent.name for path in shipped.glob("*/manifest.json"))) or "none"
+    raise UserError(f"model {name}: no such folder with a manifest.json; models that come along: {names}")
+
+
+def _task(name: str) -> str:
+    return str(Path(name).absolute()) if Path(name).is_file() else name
+
+
+def _pusht(task: str, lockstep: bool, participants: list[str], seed: int, image_size_px: int) -> NodeSpec:
+    parameters: dict[str, Parameter] = {
+        "task": _task(task),
+        "lockstep": lockstep,
+        "lockstep_participants": participants,
+        "seed": seed,
+        "image_size_px": image_size_px,
+        "use_sim_time": False,  # it is the clock
+    }
+    return NodeSpec("pusht", "pusht_node", parameters)
