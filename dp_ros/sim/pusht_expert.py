@@ -141,9 +141,10 @@ class PushTExpert:
             expected.append(position)
         self._expected = np.array(expected)
         start, end = push.way[-2:]
-        ahead = (self._expected - start) @ (end - start) > 0
-        near = np.hypot(*(self._expected - start).T) < np.hypot(*(end - start)) + 1.0
-        self._push_from = int(np.argmax(ahead & near & (np.arange(len(ahead)) >= 1)))
+        leg, offset = end - start, targets - start
+        before_push = (np.abs(offset[:, 0] * leg[1] - offset[:, 1] * leg[0]) > 1e-6) | (offset @ leg < 0)
+        behind = np.flatnonzero(before_push)
+        self._push_from = int(behind[-1]) + 1 if len(behind) else 0
 
 
 def follow(position: Floats, velocity: Floats, target: Floats) -> tuple[Floats, Floats]:
