@@ -1,0 +1,167 @@
+"""Writes a model folder: the whole sampler as one ONNX graph, the weights, the manifest.
+
+Nothing is put in place before graph and torch were seen to draw the same actions from the same noise. Easy to get
+wrong: the graph holds its own DDIM arithmetic, so the reference must be `DiffusionPolicy.sample` with the loop of
+diffusers, and on observations that occur.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from dp_ros.errors import UserError
+from dp_ros.inference.graph import write_graph
+from dp_ros.inference.manifest import (
+    MANIFEST_FILE,
+    ONNX_FILE,
+    SCHEMA_VERSION,
+    WEIGHTS_FILE,
+    Manifest,
+    Provenance,
+    TensorSpec,
+    file_spec,
+    write_manifest,
+)
+from dp_ros.inference.onnx import OnnxEngine
+from dp_ros.inference.sampler import sampling_noise
+from dp_ros.policies.diffusion import DiffusionPolicy
+
+#: Largest allowed difference between graph and torch, as a share of the range of each action dimension.
+TOLERANCE = 1e-4
+
+
+def export_policy(
+    policy: DiffusionPolicy,
+    folder: str | Path,
+    *,
+    provenance: Provenance | None = None,
+    examples: Sequence[Mapping[str, NDArray[Any]]] = (),
+    force: bool = False,
+) -> Manifest:
+    """Write `policy` as the model folder `folder`, whose name becomes the model's.
+
+    Args:
+        policy: the policy, in robot units on both sides.
+        folder: where; written beside it first and renamed, so it is whole or absent.
+        provenance: where the weights come from.
+        examples: observations {stream: (n_obs_steps, *shape)} on which graph and torch are compared; made up from
+            the normalisation where none are given.
+        force: replace a model that is there.
+
+    Raises:
+        UserError: if the folder is there and `force` is not set, or graph and torch disagree.
+    """
+    folder = Path(folder)
+    check_target(folder, force)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    policy = policy.eval()
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write_graph(policy, draft / ONNX_FILE)
+        weights = {key: value.contiguous() for key, value in policy.state_dict().items()}
+        save_file(weights, draft / WEIGHTS_FILE)
+        (draft / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=folder.name,
+            task=policy.task.model_dump(mode="json"),
+            task_digest=policy.task.digest(),
+            inputs=_inputs(policy),
+            outputs={"action": TensorSpec(shape=_action_shape(policy), dtype="float32")},
+            normalization=policy.statistics,  # type: ignore[arg-type]
+            network=policy.network,
+            sampler=policy.sampler,
+            files={name: file_spec(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
+            provenance=provenance,
+        )
+        write_manifest(draft, manifest)
+        _check_agreement(policy, OnnxEngine(draft, manifest), examples or made_up_observations(policy, 8))
+        _put_in_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def check_target(folder: Path, force: bool) -> None:
+    """Raise UserError unless a model may be written to `folder`."""
+    if not folder.exists():
+        return
+    if not force:
+        raise UserError(f"{folder} is already there; give another name, or --force to replace it")
+    if not (folder / MANIFEST_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not a model folder (no {MANIFEST_FILE}); it is left alone")
+
+
+def made_up_observations(policy: DiffusionPolicy, n: int) -> list[dict[str, NDArray[np.float32]]]:
+    """Observations drawn evenly from the range of the training data."""
+    rng = np.random.default_rng(0)
+    steps = policy.task.n_obs_steps
+    return [
+        {
+            key: rng.uniform(policy.statistics[key]["min"], policy.statistics[key]["max"], (steps, spec.dim))
+            .reshape(steps, *spec.shape)
+            .astype(np.float32)
+            for key, spec in policy.task.observations.items()
+        }
+        for _ in range(n)
+    ]
+
+
+def utc_now() -> str:
+    """Now, as manifests write it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _check_agreement(
+    policy: DiffusionPolicy, graph: OnnxEngine, observations: Sequence[Mapping[str, NDArray[Any]]]
+) -> None:
+    shape = (policy.task.horizon, policy.task.action.dim)
+    stats = policy.statistics["action"]
+    size = np.maximum(np.subtract(stats["max"], stats["min"]), 1e-6)
+    worst = 0.0
+    for k, observation in enumerate(observations):
+        noise = sampling_noise(0, k, shape)
+        batch = {key: torch.from_numpy(np.asarray(value))[None] for key, value in observation.items()}
+        reference = policy.sample(batch, torch.from_numpy(noise)[None])[0].numpy()
+        worst = max(worst, float(np.max(np.abs(graph.sample(observation, noise) - reference) / size)))
+    logging.getLogger(__name__).info("graph and torch differ by %.1e of the action range at most", worst)
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"the exported graph differs from torch by {worst:.1e} of the action range, allowed is {TOLERANCE:.0e}; "
+            "nothing was written. The weights may be broken: look at the training log"
+        )
+
+
+def _inputs(policy: DiffusionPolicy) -> dict[str, TensorSpec]:
+    task = policy.task
+    inputs = {
+        key: TensorSpec(shape=(1, task.n_obs_steps, *spec.shape), dtype="float32")
+        for key, spec in task.observations.items()
+    }
+    return {**inputs, "noise": TensorSpec(shape=_action_shape(policy), dtype="float32")}
+
+
+def _action_shape(policy: DiffusionPolicy) -> tuple[int, ...]:
+    return (1, policy.task.horizon, policy.task.action.dim)
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Rename `draft` to `folder`; what was there is moved aside first and removed last."""
+    draft.chmod(0o755)
+    old = draft.with_name(draft.name + ".old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(draft, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,68 @@
+"""Engine on ONNX Runtime: the whole DDIM loop, with normalisation, is one graph and one call.
+
+The call releases the GIL. Easy to get wrong: the loop is unrolled, so the number of DDIM steps is part of the graph and
+cannot be changed here; and ONNX Runtime's threads spin after a call unless told not to, which costs a robot a core.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from dp_ros.errors import UserError
+from dp_ros.inference.engine import CheckedEngine
+from dp_ros.inference.manifest import ONNX_FILE, Manifest, ManifestError, verify_file
+
+
+class OnnxEngine(CheckedEngine):
+    """Runs `policy.onnx` of a model folder on the CPU.
+
+    Args:
+        folder: the model folder.
+        manifest: its manifest.
+        threads: CPU threads of one inference.
+        num_inference_steps: None or what the graph has.
+
+    Raises:
+        UserError: if the file is not the exported one, the graph is not the manifest's, or the number of steps differs.
+    """
+
+    name = "onnx"
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int = 1, num_inference_steps: int | None = None
+    ) -> None:
+        super().__init__(manifest, manifest.task_spec(str(folder)))
+        steps = manifest.sampler.num_inference_steps
+        if num_inference_steps not in (None, steps):
+            raise UserError(
+                f"num_inference_steps: got {num_inference_steps}, but the graph of {manifest.model_id} has {steps} "
+                "steps built in; leave it out, use engine torch, or export with another number"
+            )
+        path = verify_file(folder, manifest, ONNX_FILE)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise ManifestError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        found = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
+        wanted = {name: spec.shape for name, spec in manifest.inputs.items()}
+        if found != wanted:
+            raise ManifestError(f"{path}: the graph takes {found}, the manifest says {wanted}; export again")
+
+    def _compute(
+        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        feed = {key: value[None] for key, value in observation.items()}
+        (actions,) = self._session.run(["action"], {**feed, "noise": noise[None]})
+        return np.asarray(actions[0])

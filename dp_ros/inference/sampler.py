@@ -1,0 +1,95 @@
+"""The sampler in numbers: noise schedule, DDIM coefficients and the noise that a draw starts from.
+
+numpy only, so that a robot needs neither torch nor diffusers; tests hold the coefficients against diffusers. Easy to
+get wrong: DDIM ends at noise level 0, not below it, so the last step lands on the clean sample only because the level
+"before" it is defined as free of noise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class SamplerSpec(BaseModel):
+    """Noise schedule of the training and number of steps of the sampling."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_steps: int = Field(default=100, ge=2, le=10000)
+    """Number of noise levels in training."""
+    beta_schedule: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
+    prediction: Literal["epsilon", "sample"] = "epsilon"
+    """What the network predicts: the noise, or the clean actions."""
+    clip_sample: bool = True
+    """Whether the estimate of the clean actions is clipped to [-1, 1] at each step."""
+    num_inference_steps: int = Field(default=10, ge=1)
+    """Number of DDIM steps."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SamplerSpec:
+        if self.num_inference_steps > self.train_steps:
+            raise ValueError(
+                f"num_inference_steps {self.num_inference_steps} is more than train_steps {self.train_steps}"
+            )
+        return self
+
+
+class DdimStep(NamedTuple):
+    """One DDIM step. With x the noisy actions and p the prediction of the network:
+
+    clean = clip(x * clean_x + p * clean_p), x = clean * next_clean + (x * noise_x + p * noise_p) * next_noise.
+    """
+
+    level: int
+    clean_x: float
+    clean_p: float
+    noise_x: float
+    noise_p: float
+    next_clean: float
+    next_noise: float
+
+
+def signal_shares(sampler: SamplerSpec) -> NDArray[np.float64]:
+    """Share of signal variance left at each noise level (train_steps,), the cumulative product of 1 - beta.
+
+    Squared-cosine schedule of Nichol and Dhariwal (2021, arXiv 2102.09672), betas capped at 0.999.
+    """
+
+    def remaining(time: float) -> float:
+        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    n = sampler.train_steps
+    betas = [min(1 - remaining((i + 1) / n) / remaining(i / n), 0.999) for i in range(n)]
+    return np.cumprod(1.0 - np.array(betas))
+
+
+def ddim_steps(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[DdimStep]:
+    """Coefficients of the DDIM loop, in the order in which the steps run (eta = 0, "leading" spacing)."""
+    n = num_inference_steps or sampler.num_inference_steps
+    stride = sampler.train_steps // n
+    shares = signal_shares(sampler)
+    steps = []
+    for level in range((n - 1) * stride, -1, -stride):
+        share = float(shares[level])
+        share_next = float(shares[level - stride]) if level >= stride else 1.0
+        signal, noise = math.sqrt(share), math.sqrt(1 - share)
+        if sampler.prediction == "epsilon":
+            coefficients = (1 / signal, -noise / signal, 0.0, 1.0)
+        else:
+            coefficients = (0.0, 1.0, 1 / noise, -signal / noise)
+        steps.append(DdimStep(level, *coefficients, math.sqrt(share_next), math.sqrt(1 - share_next)))
+    return steps
+
+
+def sampling_noise(seed: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normal noise for the inference at control step `step`, the same on every machine.
+
+    Counter-based, so that it depends on nothing but its arguments: what was drawn before does not matter.
+    """
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+    return generator.standard_normal(shape, dtype=np.float32)

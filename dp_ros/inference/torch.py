@@ -1,0 +1,65 @@
+"""Engine on torch: the network from `weights.safetensors`, the DDIM loop of diffusers around it.
+
+Slower than ONNX Runtime on a CPU, but takes any number of DDIM steps, and is the reference that an export is held
+against. Easy to get wrong: torch's thread count is per process, not per model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from dp_ros.inference.engine import CheckedEngine
+from dp_ros.inference.manifest import WEIGHTS_FILE, Manifest, ManifestError, verify_file
+from dp_ros.policies.diffusion import DiffusionPolicy
+
+
+class TorchEngine(CheckedEngine):
+    """Runs a policy in torch on the CPU.
+
+    Args:
+        policy: the policy; it is put into evaluation mode.
+        manifest: its manifest.
+        num_inference_steps: DDIM steps; None for what the manifest says.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, policy: DiffusionPolicy, manifest: Manifest, num_inference_steps: int | None = None
+    ) -> None:
+        super().__init__(manifest, policy.task)
+        self._policy = policy.eval()
+        self._steps = num_inference_steps
+
+    @classmethod
+    def load(
+        cls, folder: Path, manifest: Manifest, threads: int = 1, num_inference_steps: int | None = None
+    ) -> TorchEngine:
+        """Load the weights of a model folder.
+
+        Raises:
+            ManifestError: if the file is not the exported one, or does not fit the network of the manifest.
+        """
+        path = verify_file(folder, manifest, WEIGHTS_FILE)
+        task = manifest.task_spec(str(folder))
+        policy = DiffusionPolicy(task, manifest.normalization, manifest.network, manifest.sampler)
+        try:
+            policy.load_state_dict(load_file(path))
+        except (RuntimeError, SafetensorError) as error:
+            raise ManifestError(f"{path}: does not fit the network of the manifest: {error}") from error
+        torch.set_num_threads(threads)
+        return cls(policy, manifest, num_inference_steps)
+
+    def _compute(
+        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        batch = {key: torch.from_numpy(value)[None] for key, value in observation.items()}
+        actions = self._policy.sample(batch, torch.from_numpy(noise)[None], self._steps)
+        return np.asarray(actions[0].numpy())

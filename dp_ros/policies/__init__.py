@@ -1,0 +1,1 @@
+"""Policies as torch modules: networks, normalisation and the diffusion around them. Nothing here knows ROS."""

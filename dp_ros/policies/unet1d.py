@@ -1,0 +1,184 @@
+"""Conditional 1-D U-Net: predicts the noise in a sequence of actions, given the noise level and the observation.
+
+The network of Diffusion Policy (Chi et al., 2023, arXiv 2303.04137): convolutions over time, each block modulated by
+a scale and a shift that a linear layer derives from the condition (FiLM, Perez et al., 2018, arXiv 1709.07871). The
+condition is `mish([noise level, observation])` for every block, so one linear layer serves them all, and it splits
+exactly into a part for the level and a part for the observation: a sampler computes the first once per schedule and
+the second once per call. Easy to get wrong: the horizon is halved at every level but the last, so it must be
+divisible by 2 ** (levels - 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dp_ros.errors import UserError
+
+
+class ConditionalUnet1d(nn.Module):
+    """Predicts noise (or clean actions) of shape (B, T, A) from noisy actions of the same shape.
+
+    Args:
+        action_dim: A, values of one action.
+        observation_dim: O, values of the flattened observation.
+        widths: channels of each level, from the full horizon to the coarsest.
+        step_dim: width of the embedding of the noise level.
+        kernel_size: of the convolutions over time, odd.
+        groups: of the group norms; divides every width.
+
+    Raises:
+        UserError: if the widths, kernel or groups do not fit together.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        observation_dim: int,
+        *,
+        widths: Sequence[int] = (32, 64, 128),
+        step_dim: int = 128,
+        kernel_size: int = 5,
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        _check(widths, step_dim, kernel_size, groups)
+        self.step_dim = step_dim
+        self.levels = len(widths)
+        self.step_embedding = nn.Sequential(
+            SinusoidalEmbedding(step_dim),
+            nn.Linear(step_dim, 4 * step_dim),
+            nn.Mish(),
+            nn.Linear(4 * step_dim, step_dim),
+        )
+
+        def block(channels_in: int, channels_out: int) -> FilmResidualBlock:
+            return FilmResidualBlock(channels_in, channels_out, kernel_size, groups)
+
+        # Down: two blocks a level, then half the time resolution.
+        self.down = nn.ModuleList()
+        before = [action_dim, *widths[:-1]]
+        for level, (c_in, c_out) in enumerate(zip(before, widths, strict=True)):
+            halve = nn.Conv1d(c_out, c_out, 3, stride=2, padding=1) if level < self.levels - 1 else None
+            self.down.append(_Level(block(c_in, c_out), block(c_out, c_out), halve))
+        # Middle, at the coarsest resolution.
+        self.middle = nn.ModuleList([block(widths[-1], widths[-1]) for _ in range(2)])
+        # Up: what came down at this level is put beside it, then twice the time resolution.
+        self.up = nn.ModuleList()
+        for c_out, c_in in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True):
+            double = nn.ConvTranspose1d(c_out, c_out, 4, stride=2, padding=1)
+            self.up.append(_Level(block(2 * c_in, c_out), block(c_out, c_out), double))
+        self.head = nn.Sequential(
+            ConvNormMish(widths[0], widths[0], kernel_size, groups), nn.Conv1d(widths[0], action_dim, 1)
+        )
+        # FiLM of every block in one product; `film_sizes` says which columns are whose.
+        self.film_sizes = [2 * b.channels_out for b in self._blocks()]
+        self.film = nn.Linear(step_dim + observation_dim, sum(self.film_sizes))
+
+    def forward(self, actions: Tensor, step: Tensor, observation: Tensor) -> Tensor:
+        """Predict from noisy `actions` (B, T, A), noise level `step` (B,) int64 and `observation` (B, O)."""
+        condition = torch.cat([self.step_embedding(step), observation], dim=-1)  # (B, step_dim + O)
+        return self.denoise(actions, self.film(F.mish(condition)))
+
+    def film_of_step(self, step: Tensor) -> Tensor:
+        """Part of the modulation that the noise level (K,) decides; (K, F), bias included."""
+        return F.linear(
+            F.mish(self.step_embedding(step)), self.film.weight[:, : self.step_dim], self.film.bias
+        )
+
+    def film_of_observation(self, observation: Tensor) -> Tensor:
+        """Part of the modulation that the observation (B, O) decides; (B, F)."""
+        return F.linear(F.mish(observation), self.film.weight[:, self.step_dim :])
+
+    def denoise(self, actions: Tensor, film: Tensor) -> Tensor:
+        """Run the U-Net on `actions` (B, T, A) with the sum of both modulations, `film` (B, F)."""
+        films = iter(film.unsqueeze(-1).split(self.film_sizes, dim=1))  # each (B, 2 C, 1)
+        x = actions.transpose(1, 2)  # (B, A, T)
+        skips = []
+        for level in self.down:
+            x = level.first(x, next(films))
+            x = level.second(x, next(films))  # (B, C_level, T / 2**level)
+            skips.append(x)
+            if level.resample is not None:
+                x = level.resample(x)
+        for middle in self.middle:
+            x = middle(x, next(films))
+        for level in self.up:
+            x = level.first(torch.cat([x, skips.pop()], dim=1), next(films))
+            x = level.resample(level.second(x, next(films)))
+        return self.head(x).transpose(1, 2)  # (B, T, A)
+
+    def _blocks(self) -> list[FilmResidualBlock]:
+        """All modulated blocks in the order in which `denoise` runs them."""
+        pairs = [[level.first, level.second] for level in (*self.down, *self.up)]
+        down, up = pairs[: self.levels], pairs[self.levels :]
+        return [*sum(down, []), *self.middle, *sum(up, [])]
+
+
+class FilmResidualBlock(nn.Module):
+    """Two convolutions with the modulation between them, and a short cut around them."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int, groups: int) -> None:
+        super().__init__()
+        self.channels_out = channels_out
+        self.first = ConvNormMish(channels_in, channels_out, kernel_size, groups)
+        self.second = ConvNormMish(channels_out, channels_out, kernel_size, groups)
+        self.shortcut = (
+            nn.Conv1d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """Map (B, channels_in, T) to (B, channels_out, T); `film` (B, 2 channels_out, 1) is scale, then shift."""
+        scale, shift = film.chunk(2, dim=1)
+        return self.second(torch.addcmul(shift, scale, self.first(x))) + self.shortcut(x)
+
+
+class ConvNormMish(nn.Sequential):
+    """Convolution over time, group norm (never batch norm, which an averaged copy would upset), mish."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int, groups: int) -> None:
+        super().__init__(
+            nn.Conv1d(channels_in, channels_out, kernel_size, padding=kernel_size // 2),
+            nn.GroupNorm(groups, channels_out),
+            nn.Mish(),
+        )
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Sines and cosines of geometrically spaced frequencies (Vaswani et al., 2017, arXiv 1706.03762)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        half = dim // 2
+        frequencies = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, step: Tensor) -> Tensor:
+        """Embed (B,) as (B, dim)."""
+        angles = step.unsqueeze(-1) * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class _Level(nn.Module):
+    """What one resolution holds: two blocks and the change of resolution after them (None: none)."""
+
+    def __init__(
+        self, first: FilmResidualBlock, second: FilmResidualBlock, resample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.resample = resample
+
+
+def _check(widths: Sequence[int], step_dim: int, kernel_size: int, groups: int) -> None:
+    if not widths or any(width < 1 or width % groups for width in widths):
+        raise UserError(f"widths: got {list(widths)}, expected at least one multiple of groups = {groups}")
+    if kernel_size % 2 == 0 or kernel_size < 1:
+        raise UserError(f"kernel_size: got {kernel_size}, expected an odd number, such as 5")
+    if step_dim % 2 or step_dim < 4:
+        raise UserError(f"step_dim: got {step_dim}, expected an even number of at least 4, such as 128")
