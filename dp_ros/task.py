@@ -229,6 +229,35 @@ class TaskSpec(_Strict):
         facts = self.model_dump(mode="json", exclude={"description"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
+    def require_same_policy(self, model_task: TaskSpec) -> None:
+        """Check that a model made for `model_task` can run this task: topics, latencies and limits may differ.
+
+        Raises:
+            TaskError: naming the first key in which what the policy sees or commands differs.
+        """
+        pairs: list[tuple[str, Any, Any]] = [
+            (key, getattr(self, key), getattr(model_task, key))
+            for key in ("rate_hz", "n_obs_steps", "horizon", "n_action_steps")
+        ]
+        pairs.append(("observations", list(self.observations), list(model_task.observations)))
+        for key, spec in self.observations.items():
+            if key in model_task.observations:
+                other = model_task.observations[key]
+                pairs += [
+                    (f"observations.{key}.{part}", getattr(spec, part), getattr(other, part))
+                    for part in ("shape", "encoding", "crop")
+                ]
+        pairs += [
+            (f"action.{part}", getattr(self.action, part), getattr(model_task.action, part))
+            for part in ("shape", "names")
+        ]
+        for key, ours, theirs in pairs:
+            if ours != theirs:
+                raise TaskError(
+                    f"{self._source or self.name}: {key} is {_show(ours)}, the model was made for {_show(theirs)}; "
+                    "use the task that the model was trained with, or another model"
+                )
+
     @classmethod
     def from_dict(cls, data: Any, source: str = "task") -> TaskSpec:
         """Check a parsed task.
@@ -289,9 +318,7 @@ def load_task(path_or_name: str | Path) -> TaskSpec:
     except (OSError, UnicodeDecodeError) as error:
         names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise TaskError(
-            f"task {path_or_name}: {reason}; expected a YAML file or one of: {names}"
-        ) from None
+        raise TaskError(f"task {path_or_name}: {reason}; expected a YAML file or one of: {names}") from None
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:

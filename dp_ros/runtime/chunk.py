@@ -95,3 +95,10 @@ class ChunkSchedule:
     def remaining_s(self, now_ns: int) -> float:
         """Seconds that the commanded actions still last."""
         return max(self._chunks[-1].end_ns - now_ns, 0) / 1e9 if self._chunks else 0.0
+
+    def rest(self, now_ns: int) -> ActionChunk | None:
+        """What is still to come of the commanded actions, None if nothing is."""
+        if not self._chunks:
+            return None
+        rest = self._chunks[-1].without_late(now_ns)
+        return rest if len(rest.values) else None

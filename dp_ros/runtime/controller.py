@@ -222,3 +222,14 @@ class Controller:
         chunk = replace(chunk, values=values, clamped=clamped)
         self.schedule.splice(chunk)
         return chunk
+
+    def brake(self, now_ns: int, steps: int = 2) -> ActionChunk | None:
+        """The end of what is commanded: at most `steps` more actions, to be published as the last trajectory.
+
+        Its last velocity is zero, as that of every chunk. None in lockstep, where the commanded chunk ends by
+        itself, and where nothing is left to brake.
+        """
+        if self._immediate:
+            return None
+        rest = self.schedule.rest(now_ns)
+        return None if rest is None else replace(rest, values=rest.values[:steps])

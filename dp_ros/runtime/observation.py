@@ -8,7 +8,7 @@ stream. What is missing or too old is named and refused: never zero-filled, neve
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -120,7 +120,7 @@ class ObservationBuffer:
             where = [int(i) for i in np.argwhere(~np.isfinite(value))[0]]
             self.reject(key, f"{spec.topic} has {value[tuple(where)]} at {where}; values must be finite")
         stream.problem = None
-        stamp_ns = header_stamp_ns - round(spec.latency_s * 1e9)
+        stamp_ns = header_stamp_ns - _latency_ns(spec)
         if stamp_ns in stream.values:
             self.duplicates += 1
             return
@@ -148,8 +148,20 @@ class ObservationBuffer:
         return stamps[-1] if stamps else None
 
     def complete_at(self, stamp_ns: int) -> bool:
-        """Whether every stream has a sample captured at `stamp_ns` or later."""
-        return all(stream.stamps and stream.stamps[-1] >= stamp_ns for stream in self._streams.values())
+        """Whether every stream has a sample whose header stamp is `stamp_ns` or later."""
+        return not self.incomplete_at(stamp_ns)
+
+    def incomplete_at(self, stamp_ns: int) -> list[str]:
+        """Streams without a sample whose header stamp is `stamp_ns` or later."""
+        return [
+            key
+            for key, stream in self._streams.items()
+            if not stream.stamps or stream.stamps[-1] < stamp_ns - _latency_ns(stream.spec)
+        ]
+
+    def problem_of(self, keys: Iterable[str]) -> BadObservation | None:
+        """Why the newest sample of one of these streams was refused, None if none was."""
+        return next((self._streams[k].problem for k in keys if self._streams[k].problem is not None), None)
 
     def check_fresh(self, now_ns: int) -> None:
         """Refuse if any stream's newest sample is missing or older than its maximum age at `now_ns`.
@@ -240,3 +252,7 @@ class ObservationBuffer:
                 f"{key}: the newest usable sample of {spec.topic} is {age_ns / 1e9:.3f} s old, "
                 f"max_age_s is {spec.max_age_s:g}",
             )
+
+
+def _latency_ns(spec: ObservationSpec) -> int:
+    return round(spec.latency_s * 1e9)

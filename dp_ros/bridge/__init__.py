@@ -1,0 +1,1 @@
+"""Between ROS messages and arrays: codecs, clocks, quality of service, parameters, lockstep."""

@@ -1,0 +1,177 @@
+"""ROS messages to arrays and back: one table by message type.
+
+Arrays come out in the shape that the task states, or the message is refused with what it gave and what the task
+says. Easy to get wrong: joints are looked up by name, because a driver may publish them in any order and may
+publish others in between.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sensor_msgs.msg import Image
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from dp_ros.bridge.clock import to_duration, to_ns, to_stamp
+from dp_ros.bridge.images import ImageProblem, decode_compressed, decode_image, resize_image
+from dp_ros.errors import UserError
+from dp_ros.runtime.chunk import ActionChunk
+from dp_ros.sim.trajectory_controller import Trajectory
+from dp_ros.task import ObservationSpec
+
+Array = npt.NDArray[Any]
+Decoder = Callable[[Any, ObservationSpec], Array]
+
+
+class CodecProblem(ValueError):
+    """A message that does not hold what the task says."""
+
+
+def message_class(type_name: str) -> Any:
+    """Class of a message type such as `sensor_msgs/msg/Image`.
+
+    Raises:
+        UserError: if the package or the message is not installed.
+    """
+    package, _, name = type_name.partition("/msg/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError):
+        raise UserError(
+            f"message type {type_name} is not installed; install the ROS package {package}"
+        ) from None
+
+
+def decode(message: Any, spec: ObservationSpec) -> Array:
+    """A message as the task's stream wants it: float32 (n,), or an image (height, width, channels).
+
+    Raises:
+        CodecProblem: saying what the message has and what the task says.
+    """
+    return _DECODERS[spec.type](message, spec)
+
+
+def _decode_joint_state(message: Any, spec: ObservationSpec) -> Array:
+    index = {name: i for i, name in enumerate(message.name)}
+    absent = [name for name in spec.names if name not in index]
+    if absent:
+        raise CodecProblem(f"{spec.topic} has joints {list(message.name)}, the task also names {absent}")
+    columns = [index[name] for name in spec.names]
+    values: list[float] = []
+    for field in spec.fields:
+        data = getattr(message, field)
+        if len(data) != len(message.name):
+            raise CodecProblem(
+                f"{spec.topic} has {len(data)} {field} value(s) for {len(message.name)} joints; the task takes {field}"
+            )
+        values.extend(data[i] for i in columns)
+    return np.array(values, dtype=np.float32)
+
+
+def _member(message: Any, path: str) -> float:
+    for part in path.split("."):
+        message = getattr(message, part)
+    return float(message)
+
+
+def _decode_inner(attribute: str) -> Decoder:
+    def decode_fields(message: Any, spec: ObservationSpec) -> Array:
+        inner = getattr(message, attribute)
+        return np.array([_member(inner, field) for field in spec.fields], dtype=np.float32)
+
+    return decode_fields
+
+
+def _decode_pose_array(message: Any, spec: ObservationSpec) -> Array:
+    values = [_member(pose, field) for pose in message.poses for field in spec.fields]
+    if len(values) != spec.dim:
+        expected = spec.dim // len(spec.fields)
+        raise CodecProblem(f"{spec.topic} has {len(message.poses)} poses, the task says {expected}")
+    return np.array(values, dtype=np.float32)
+
+
+def _decode_image(message: Any, spec: ObservationSpec) -> Array:
+    return _fit(lambda: decode_image(message, str(spec.encoding)), spec)
+
+
+def _decode_compressed(message: Any, spec: ObservationSpec) -> Array:
+    return _fit(lambda: decode_compressed(message, str(spec.encoding)), spec)
+
+
+def _fit(read: Callable[[], Array], spec: ObservationSpec) -> Array:
+    try:
+        pixels = read()
+    except ImageProblem as problem:
+        raise CodecProblem(f"{spec.topic}: {problem}") from None
+    if spec.resize is not None:
+        pixels = resize_image(pixels, spec.resize)
+    if pixels.shape != spec.shape:
+        height, width = spec.shape[:2]
+        raise CodecProblem(
+            f"{spec.topic} publishes {pixels.shape[0]}x{pixels.shape[1]}, the task says {height}x{width}; "
+            f"set resize: [{height}, {width}] or change shape"
+        )
+    return pixels
+
+
+_DECODERS: dict[str, Decoder] = {
+    "sensor_msgs/msg/Image": _decode_image,
+    "sensor_msgs/msg/CompressedImage": _decode_compressed,
+    "sensor_msgs/msg/JointState": _decode_joint_state,
+    "geometry_msgs/msg/PoseStamped": _decode_inner("pose"),
+    "geometry_msgs/msg/PoseArray": _decode_pose_array,
+    "geometry_msgs/msg/PointStamped": _decode_inner("point"),
+    "geometry_msgs/msg/TwistStamped": _decode_inner("twist"),
+    "geometry_msgs/msg/WrenchStamped": _decode_inner("wrench"),
+}
+
+
+def encode_image(pixels: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Image:
+    """RGB pixels (height, width, 3) as a `sensor_msgs/Image` (rgb8)."""
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
+    message.header.stamp = to_stamp(stamp_ns)
+    message.header.frame_id = frame_id
+    message.data = pixels.tobytes()  # bytes, not the array: rclpy copies an array value by value
+    return message
+
+
+def encode_trajectory(chunk: ActionChunk, names: list[str], stamp_ns: int | None = None) -> JointTrajectory:
+    """A chunk as the trajectory a joint_trajectory_controller takes: stamped, with velocities, ending at rest.
+
+    Args:
+        chunk: the actions.
+        names: joint names.
+        stamp_ns: header stamp, from which the points' times count; the first action's time if None.
+    """
+    start_ns = chunk.start_ns if stamp_ns is None else stamp_ns
+    message = JointTrajectory(joint_names=names)
+    message.header.stamp = to_stamp(start_ns)
+    for i, (position, velocity) in enumerate(zip(chunk.values, chunk.velocities(), strict=True)):
+        message.points.append(
+            JointTrajectoryPoint(
+                positions=position.tolist(),
+                velocities=velocity.tolist(),
+                time_from_start=to_duration(chunk.start_ns - start_ns + i * chunk.dt_ns),
+            )
+        )
+    return message
+
+
+def encode_command(position: npt.NDArray[np.float64], stamp_ns: int, names: list[str]) -> JointTrajectory:
+    """One position to be at, at one time: a trajectory of a single point."""
+    return encode_trajectory(ActionChunk(stamp_ns, 1, position[np.newaxis], stamp_ns), names)
+
+
+def decode_trajectory(message: Any) -> Trajectory:
+    """A `trajectory_msgs/JointTrajectory` as plain numbers."""
+    return Trajectory(
+        to_ns(message.header.stamp),
+        list(message.joint_names),
+        [to_ns(point.time_from_start) for point in message.points],
+        [list(point.positions) for point in message.points],
+        [list(point.velocities) for point in message.points],
+    )

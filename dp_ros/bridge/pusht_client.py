@@ -1,0 +1,176 @@
+"""Runs episodes on the simulated robot from outside: reset, `RunPolicy` goal, score.
+
+What `dp-ros demo`, `dp-ros eval --ros` and the system tests use; a client like any other. Easy to get wrong: after a
+reset the policy's buffer still holds the old world, so the goal is sent only when enough new steps were published.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+from dp_ros.action import RunPolicy
+from dp_ros.bridge.clock import to_ns
+from dp_ros.bridge.qos import reliable_qos
+from dp_ros.errors import UserError
+from dp_ros.msg import ActionChunk, EpisodeStatus
+from dp_ros.sim.pusht_rollout import EpisodeResult, noise_seed
+from dp_ros.srv import ResetEpisode
+from dp_ros.task import TaskSpec
+
+
+class PushTClient:
+    """A connection to the simulated robot and the policy node, for use in a `with` block.
+
+    Args:
+        task: rate and number of observation steps.
+        check: called while waiting; raises when a process that is needed has ended.
+        timeout_s: wall time that any single answer may take.
+    """
+
+    def __init__(self, task: TaskSpec, check: Callable[[], None], timeout_s: float = 30.0) -> None:
+        self._task, self._check, self._timeout_s = task, check, timeout_s
+        self._context = rclpy.Context()
+        self._statuses: list[Any] = []
+        self._chunks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node(
+            "pusht_client",
+            context=self._context,
+            parameter_overrides=[Parameter("use_sim_time", Parameter.Type.BOOL, False)],
+        )
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.node.create_subscription(
+            EpisodeStatus, "/pusht/status", self._statuses.append, reliable_qos(1000)
+        )
+        self.node.create_subscription(
+            ActionChunk, "/policy/action_chunk", self._chunks.append, reliable_qos(1000)
+        )
+        self._reset_client = self.node.create_client(ResetEpisode, "/pusht/reset")
+        self._run_client = ActionClient(self.node, RunPolicy, "/policy/run")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run_client.destroy()
+        self.node.destroy_node()
+        self._executor.shutdown()
+        rclpy.try_shutdown(context=self._context)
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float | None = None) -> Any:
+        """Spin until `condition` gives something true, and return that.
+
+        Raises:
+            UserError: after the time-out, or when a process that is needed has ended.
+        """
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        end_s = time.monotonic() + limit_s
+        while not (value := condition()):
+            if time.monotonic() > end_s:
+                self._check()
+                raise UserError(f"waited {limit_s:g} s for {what}, in vain")
+            self._executor.spin_once(timeout_sec=0.05)
+            if time.monotonic() % 1.0 < 0.06:
+                self._check()
+        return value
+
+    def connect(self) -> None:
+        """Wait until simulated robot and policy are there.
+
+        Raises:
+            UserError: if they are not within the time-out.
+        """
+        self.wait(self._reset_client.service_is_ready, "the simulated robot (service /pusht/reset)")
+        self.wait(self._run_client.server_is_ready, "the policy node (action /policy/run)")
+        self.wait(lambda: self._statuses, "the simulated robot's status (/pusht/status)")
+
+    def reset(self, seed: int) -> None:
+        """Put the world at a start state and wait until the policy can only see that world.
+
+        Raises:
+            UserError: if the robot refuses the seed.
+        """
+        future = self._reset_client.call_async(ResetEpisode.Request(seed=seed, legacy=True))
+        answer = self.wait(lambda: future.done() and future.result(), "the reset")
+        if not answer.success:
+            raise UserError(f"reset to seed {seed}: {answer.message}")
+        self._statuses.clear()
+        settled_ns = to_ns(answer.stamp) + (self._task.n_obs_steps - 1) * self._task.dt_ns
+        self.wait(
+            lambda: any(
+                s.episode == answer.episode and to_ns(s.header.stamp) >= settled_ns for s in self._statuses
+            ),
+            "observations of the new episode",
+        )
+        self._statuses.clear()
+        self._chunks.clear()
+
+    def run_episode(
+        self, seed: int, *, repeat: int = 0, time_limit_s: float = 40.0, wall_limit_s: float = 300.0
+    ) -> tuple[EpisodeResult, str]:
+        """Reset, let the policy act until the episode is over, stop it.
+
+        Args:
+            seed: of the start state.
+            repeat: which draw of the sampling noise.
+            time_limit_s: of the goal, simulated time.
+            wall_limit_s: real time after which the episode counts as hung.
+
+        Returns:
+            The episode's result, and the reason for which the policy stopped.
+
+        Raises:
+            UserError: if the policy refuses or aborts the goal, or nothing ends within the limits.
+        """
+        self.reset(seed)
+        goal = RunPolicy.Goal(time_limit_s=time_limit_s, seed=noise_seed(seed, repeat))
+        sent = self._run_client.send_goal_async(goal)
+        handle = self.wait(lambda: sent.done() and sent.result(), "the policy's answer to the goal")
+        if not handle.accepted:
+            raise UserError("the policy node refused the goal; its log says why")
+        result_future = handle.get_result_async()
+        self.wait(
+            lambda: result_future.done() or (self._statuses and self._statuses[-1].done),
+            "the end of the episode",
+            wall_limit_s,
+        )
+        if not result_future.done():
+            cancelled = handle.cancel_goal_async()
+            self.wait(cancelled.done, "the answer to the cancel request")
+        result = self.wait(
+            lambda: result_future.done() and result_future.result(), "the policy to stop"
+        ).result
+        if not (self._statuses and self._statuses[-1].done):
+            raise UserError(f"seed {seed}: the policy stopped, {result.reason}: {result.message}")
+        return self._episode(seed, repeat, result.late_steps), result.reason
+
+    def _episode(self, seed: int, repeat: int, late_steps: int) -> EpisodeResult:
+        by_step = {status.step: status for status in self._statuses}
+        last = by_step[max(by_step)]
+        end_ns = to_ns(last.header.stamp)
+        times_ms = [
+            to_ns(c.inference_time) / 1e6 for c in self._chunks if to_ns(c.observation_stamp) < end_ns
+        ]
+        return EpisodeResult(
+            seed=seed,
+            repeat=repeat,
+            score=last.score,
+            success=last.success,
+            final_coverage=last.coverage,
+            steps=last.step,
+            inference_ms=times_ms,
+            late_steps=late_steps,
+            states=[np.array(by_step[step].state) for step in sorted(by_step)],
+        )

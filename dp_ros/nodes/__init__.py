@@ -1,0 +1,1 @@
+"""ROS nodes: parameters, subscriptions, services, and nothing clever."""
