@@ -1,0 +1,77 @@
+"""Writes files so that a kill or a power cut leaves each of them old or new, never half.
+
+zarr's own local store renames complete files into place but never flushes them to the disk; this one does.
+Easy to get wrong: a renamed file survives a power cut only when its folder was flushed too, which `sync` does
+for all at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
+
+#: Ending of files that are being written; a killed process leaves at most one of each that nobody reads.
+PARTIAL = ".partial"
+
+
+class DurableStore(LocalStore):
+    """A zarr store on the local disk whose writes are atomic and, after `sync`, permanent."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._unsynced: set[Path] = set()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Replace the file of `key`; the call zarr makes for every chunk and every piece of metadata."""
+        self._check_writable()
+        await asyncio.to_thread(self.write, key, value.to_bytes())
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replace the file of `key` by `content`."""
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
+        self._unsynced.add(path.parent)
+
+    def sync(self) -> None:
+        """Flush every folder written to since the last call, so that its new files survive a power cut."""
+        for folder in sorted(self._unsynced):
+            sync_folder(folder)
+        self._unsynced.clear()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step, flushed; its folder is left to `sync_folder`."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the list of names in folder `path`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Flush every file and folder below `path`, and `path` itself."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(folder))

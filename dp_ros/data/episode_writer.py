@@ -1,0 +1,352 @@
+"""Appends episodes to a recording; each is committed as a whole or is not there at all.
+
+Rows are written and flushed first, `meta/episode_ends` last; the rename of its `.zarray`, which holds the
+number of episodes, is the commit. Easy to get wrong: a new episode usually begins in the middle of a chunk
+that holds committed rows, so every file is replaced in one step and never written in place. Only one process
+can write to a recording.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numcodecs
+import numpy as np
+import zarr
+from numpy.typing import ArrayLike, NDArray
+
+from dp_ros.data.durable_store import PARTIAL, DurableStore, sync_folder, sync_tree
+from dp_ros.data.layout import (
+    EPISODE_ENDS,
+    EPISODE_SEED,
+    FORMAT,
+    FORMAT_VERSION,
+    META_CHUNK_ROWS,
+    NO_SEED,
+    Array,
+    chunk_rows,
+    recorded_arrays,
+)
+from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.errors import UserError
+from dp_ros.task import TaskSpec
+
+_FLUSH_BYTES = 2**26  # an episode larger than this goes to the disk while it is being recorded
+
+log = logging.getLogger(__name__)
+
+
+class RecordingError(UserError):
+    """An episode or a step that cannot be recorded, or a recording that cannot be appended to."""
+
+
+class EpisodeWriter:
+    """Appends episodes to the recording at `path`, which is created if it is not there.
+
+    Use as a context manager, or call `close`; both give up an episode that was not saved.
+
+    Raises:
+        RecordingError: if `path` holds a recording of another task or anything else, or another process
+            writes to it.
+    """
+
+    def __init__(self, path: str | Path, task: TaskSpec) -> None:
+        self.path = Path(path)
+        self.task = task
+        self.recovered_steps = 0
+        """Rows of an unfinished episode that a killed recorder had left and that were cut off on opening."""
+        self._spec = recorded_arrays(task)
+        self._rows: list[dict[str, Array]] = []  # accepted, not yet in the arrays
+        self._written = 0  # rows of the episode in progress that are in the arrays
+        self._commit_uncertain = False  # a save was interrupted, perhaps after its last write
+        self._lock: int | None = None
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            _create(self.path, task)
+        buffer = ReplayBuffer.open(self.path)
+        self._check_same_task(buffer)
+        self._lock = _lock(self.path)
+        try:
+            buffer = ReplayBuffer.open(self.path)  # again: another writer may have ended since
+            self._ends = buffer.episode_ends
+            self._seeds = buffer.episode_seeds
+            self._store = DurableStore(self.path)
+            self._data = _open_for_writing(self._store)
+            for leftover in self.path.rglob(f".*{PARTIAL}"):
+                leftover.unlink(missing_ok=True)
+            self.recovered_steps = buffer.unfinished_steps
+            if self.recovered_steps:
+                log.warning(
+                    "%s: cut off %d rows of an episode that was never saved", self.path, self.recovered_steps
+                )
+                self._cut_back()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def n_episodes(self) -> int:
+        """Committed episodes."""
+        return len(self._ends)
+
+    @property
+    def episode_seeds(self) -> NDArray[np.int64]:
+        """Seed of each committed episode; NO_SEED where it had none."""
+        return self._seeds.copy()
+
+    @property
+    def n_steps(self) -> int:
+        """Steps added to the episode in progress."""
+        return self._written + len(self._rows)
+
+    def add(self, step: Mapping[str, ArrayLike]) -> None:
+        """Add one step to the episode in progress.
+
+        Args:
+            step: one value for every observation stream of the task, `action`, and `timestamp` in seconds
+                since the
+                episode's first step.
+
+        Raises:
+            RecordingError: if a key is missing or unknown, a shape or type differs from the task's, or a
+                number is
+                not finite. The episode in progress is as before.
+        """
+        self._open_or_raise()
+        if set(step) != set(self._spec):
+            missing, unknown = sorted(set(self._spec) - set(step)), sorted(set(step) - set(self._spec))
+            raise RecordingError(
+                f"step {self.n_steps}: expected {', '.join(sorted(self._spec))}"
+                + (f"; missing {', '.join(missing)}" if missing else "")
+                + (f"; unknown {', '.join(unknown)}" if unknown else "")
+            )
+        self._rows.append({key: self._checked(key, step[key]) for key in self._spec})
+        if sum(value.nbytes for value in self._rows[-1].values()) * len(self._rows) >= _FLUSH_BYTES:
+            try:
+                self._flush()
+            except OSError as error:
+                raise RecordingError(
+                    f"{self.path}: step not written: {error}; the episode is kept"
+                ) from error
+
+    def save(self, seed: int = NO_SEED) -> int:
+        """Commit the episode in progress and return its index.
+
+        Args:
+            seed: of the episode's start state, where there is one; kept in `meta/episode_seed`.
+
+        Raises:
+            RecordingError: if no step was added, or the disk refused (the episode then stays in progress).
+        """
+        self._open_or_raise()
+        if not self.n_steps:
+            raise RecordingError(f"{self.path}: nothing to save, no step was recorded")
+        ends = np.append(self._ends, self._committed_rows + self.n_steps)
+        seeds = np.append(self._seeds, seed)
+        try:
+            self._commit_uncertain = True
+            self._flush()
+            self._store.sync()
+            self._write_index(EPISODE_SEED, seeds)
+            self._write_index(EPISODE_ENDS, ends)
+        except OSError as error:
+            raise RecordingError(
+                f"{self.path}: not saved: {error}; the episode is kept, save again"
+            ) from error
+        self._commit_uncertain = False
+        self._ends, self._seeds, self._written = ends, seeds, 0
+        return self.n_episodes - 1
+
+    def discard(self) -> int:
+        """Forget the episode in progress; returns how many steps it had."""
+        steps = self.n_steps
+        self._rows.clear()
+        if self._commit_uncertain:
+            self._write_index(EPISODE_ENDS, self._ends)
+        if self._written or self._commit_uncertain:
+            self._cut_back()
+        return steps
+
+    def close(self) -> None:
+        """Discard the episode in progress and let other processes write to the recording."""
+        if self._lock is None:
+            return
+        try:
+            if self.n_steps or self._commit_uncertain:
+                self.discard()
+        finally:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _committed_rows(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def _open_or_raise(self) -> None:
+        if self._lock is None:
+            raise RecordingError(f"{self.path}: the writer is closed")
+
+    def _checked(self, key: str, value: ArrayLike) -> Array:
+        """A private copy of `value` in the type that is recorded. Raises RecordingError."""
+        shape, dtype = self._spec[key]
+        where = f"step {self.n_steps}: {key}"
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise RecordingError(f"{where}: {error}") from None
+        if array.shape != shape:
+            raise RecordingError(f"{where}: got shape {array.shape}, the task says {shape}")
+        if not np.can_cast(array.dtype, dtype, casting="same_kind"):
+            raise RecordingError(f"{where}: got type {array.dtype}, expected {dtype}")
+        if dtype.kind != "f" and array.dtype != dtype:
+            raise RecordingError(f"{where}: got type {array.dtype}, expected {dtype}")
+        if dtype.kind == "f":
+            bad = np.flatnonzero(~np.isfinite(array))
+            if bad.size:
+                first = int(bad[0])
+                raise RecordingError(f"{where}: value {first} is {array.flat[first]}, not a finite number")
+        return np.array(array, dtype=dtype, order="C")
+
+    def _flush(self) -> None:
+        """Write the rows accepted so far behind the committed ones. Can be repeated when the disk refused."""
+        rows, start = len(self._rows), self._committed_rows + self._written
+        for key, array in self._data.items():
+            if not rows:
+                break
+            array.resize((start + rows, *array.shape[1:]))
+            array[start:] = np.stack([row[key] for row in self._rows])
+        self._written += rows
+        self._rows.clear()
+
+    def _cut_back(self) -> None:
+        """Shorten every array to the committed rows."""
+        for array in self._data.values():
+            array.resize((self._committed_rows, *array.shape[1:]))
+        self._store.sync()
+        self._written, self._commit_uncertain = 0, False
+
+    def _write_index(self, name: str, values: NDArray[np.int64]) -> None:
+        """Replace `meta/<name>`: values first, then their number, which makes the new one count."""
+        chunk = max(0, len(values) - 1) // META_CHUNK_ROWS
+        padded = np.zeros(META_CHUNK_ROWS, dtype="<i8")
+        last = values[chunk * META_CHUNK_ROWS :]
+        padded[: len(last)] = last
+        self._store.write(f"meta/{name}/{chunk}", padded.tobytes())
+        self._store.sync()
+        metadata = json.loads((self.path / "meta" / name / ".zarray").read_bytes())
+        metadata["shape"] = [len(values)]
+        self._store.write(f"meta/{name}/.zarray", json.dumps(metadata, indent=2).encode())
+        self._store.sync()
+
+    def _check_same_task(self, buffer: ReplayBuffer) -> None:
+        attrs = buffer.attrs
+        if attrs.get("format") != FORMAT or attrs.get("format_version") != FORMAT_VERSION:
+            raise RecordingError(
+                f"{self.path}: cannot be appended to: it is "
+                f"{attrs.get('format', 'a zarr file of another program')}, version {attrs.get('format_version', 'unknown')}; expected {FORMAT}, "
+                f"version {FORMAT_VERSION}; give another file"
+            )
+        if attrs.get("task_digest") != self.task.digest():
+            other = attrs.get("task", {})
+            differing = [
+                key
+                for key, value in self.task.model_dump(mode="json", exclude={"description"}).items()
+                if other.get(key) != value
+            ]
+            raise RecordingError(
+                f"{self.path}: holds episodes of task {other.get('name')} ({attrs.get('task_digest')}), "
+                f"not of {self.task.name} ({self.task.digest()}): {', '.join(differing)} differ; "
+                "nothing was written, give another file"
+            )
+        unequal = set(buffer.keys()) ^ set(self._spec)
+        if unequal:
+            names = ", ".join(sorted(unequal))
+            raise RecordingError(f"{self.path}: damaged, data/ should not lack or have {names}")
+
+
+def _lock(path: Path) -> int:
+    """Become the only writer of the recording until the returned descriptor is closed or the process ends."""
+    descriptor = os.open(path / ".zgroup", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise RecordingError(
+            f"{path}: another process is recording to it; stop that one or give another file"
+        ) from None
+    return descriptor
+
+
+def _open_for_writing(store: DurableStore) -> dict[str, zarr.Array[Any]]:
+    # Chunks of zeros are written like others: what is on the disk then does not depend on the values.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        data = zarr.open_group(store, mode="r+", path="data", zarr_format=2)
+        return dict(data.arrays())
+
+
+def _create(path: Path, task: TaskSpec) -> None:
+    """Make an empty recording elsewhere and move it into place when it is complete."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be created: {error}") from error
+    try:
+        root = zarr.open_group(str(draft), mode="w", zarr_format=2)
+        data, meta = root.create_group("data"), root.create_group("meta")
+        for key, (shape, dtype) in recorded_arrays(task).items():
+            shuffle = numcodecs.Blosc.BITSHUFFLE if dtype.itemsize == 1 else numcodecs.Blosc.SHUFFLE
+            data.create_array(
+                key,
+                shape=(0, *shape),
+                chunks=(chunk_rows(shape, dtype), *shape),
+                dtype=dtype,
+                compressors=numcodecs.Blosc(cname="zstd", clevel=5, shuffle=shuffle),
+                filters=None,
+                fill_value=0,
+            )
+        for name in (EPISODE_ENDS, EPISODE_SEED):
+            meta.create_array(
+                name,
+                shape=(0,),
+                chunks=(META_CHUNK_ROWS,),
+                dtype="<i8",
+                compressors=None,
+                filters=None,
+                fill_value=0,
+            )
+        root.attrs.update(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "task": task.model_dump(mode="json"),
+                "task_digest": task.digest(),
+            }
+        )
+        draft.chmod(0o755)
+        sync_tree(draft)
+        os.rename(draft, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise RecordingError(f"{path}: cannot be created: {error}") from error
+        raise

@@ -1,0 +1,54 @@
+"""Where everything lies in a recording: array names, types, chunking and the format's version.
+
+A recording is a folder in zarr v2 format with the layout of Diffusion Policy's replay buffer (Chi et al.,
+2023): `data/<key>` holds all episodes one after the other on axis 0, `meta/episode_ends` the row after each
+episode's last. Easy to get wrong: rows beyond the last of `episode_ends` belong to no episode; a recorder
+that was killed leaves some.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_ros.errors import UserError
+from dp_ros.task import ObservationSpec, TaskSpec
+
+Array = NDArray[Any]
+
+FORMAT = "dp_ros recording"
+FORMAT_VERSION = 1
+ACTION = "action"
+TIMESTAMP = "timestamp"
+EPISODE_ENDS = "episode_ends"
+EPISODE_SEED = "episode_seed"
+#: Seed of an episode whose start was not drawn from one, as on a real robot.
+NO_SEED = -1
+#: Rows of a chunk of `meta/*`.
+META_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 2**18
+_MAX_CHUNK_ROWS = 4096
+_IMAGE_DTYPES = {"mono16": "<u2", "16UC1": "<u2", "32FC1": "<f4"}
+
+
+def observation_dtype(spec: ObservationSpec) -> np.dtype[Any]:
+    """Type in which a stream is recorded: float32 for vectors, for images that of their encoding."""
+    return np.dtype(_IMAGE_DTYPES.get(str(spec.encoding), "|u1") if spec.is_image else "<f4")
+
+
+def recorded_arrays(task: TaskSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape of one row and type of every array under `data/` that a recording of `task` has."""
+    arrays = {key: (tuple(spec.shape), observation_dtype(spec)) for key, spec in task.observations.items()}
+    if TIMESTAMP in arrays:
+        raise UserError(f"task {task.name}: a stream cannot be called {TIMESTAMP}")
+    arrays[ACTION] = (tuple(task.action.shape), np.dtype("<f4"))
+    arrays[TIMESTAMP] = ((), np.dtype("<f8"))
+    return arrays
+
+
+def chunk_rows(row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Rows of one chunk: thousands of vectors, a few pictures; about 256 KiB before compression."""
+    return max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // max(1, math.prod(row_shape) * dtype.itemsize)))

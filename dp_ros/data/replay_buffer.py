@@ -1,0 +1,163 @@
+"""Reads a recording: episodes, whole arrays, and a hash of the content.
+
+Any zarr v2 folder with `data/*` and `meta/episode_ends` can be read, also one that this project did not
+write. Easy to get wrong: arrays may be longer than the episodes say, while a recorder writes or after it was
+killed; every method here gives committed rows only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from dp_ros.data.layout import EPISODE_ENDS, EPISODE_SEED, NO_SEED, Array
+from dp_ros.errors import UserError
+from dp_ros.task import TaskSpec
+
+_DIGEST_BYTES = 2**24  # read at once while hashing
+
+
+class ReplayBuffer:
+    """A recording opened for reading; made by `ReplayBuffer.open`."""
+
+    def __init__(self, path: Path, root: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> None:
+        self.path = path
+        self._root = root
+        self._arrays = arrays
+        self.episode_ends: NDArray[np.int64] = _episode_ends(path, root)
+        """Row after the last one of each episode (n_episodes,), int64."""
+        for key, array in arrays.items():
+            if array.shape[0] < self.n_steps:
+                raise UserError(
+                    f"{path}: data/{key} has {array.shape[0]} rows but meta/episode_ends says "
+                    f"{self.n_steps}; the recording is damaged, restore it from a copy"
+                )
+
+    @classmethod
+    def open(cls, path: str | Path) -> ReplayBuffer:
+        """Open the recording at `path`.
+
+        Raises:
+            UserError: if it is not there, is not zarr, or does not have the layout of a recording.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            reason = "is a file; expected a folder" if path.exists() else "is not there; expected a recording"
+            raise UserError(f"{path}: {reason} in zarr format, as `dp-ros collect` writes it")
+        if not (path / ".zgroup").is_file():
+            raise UserError(f"{path}: no zarr v2 group (there is no .zgroup); give the folder of a recording")
+        try:
+            root = zarr.open_group(str(path), mode="r", zarr_format=2)
+            arrays = dict(sorted(root["data"].arrays())) if isinstance(root.get("data"), zarr.Group) else {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: is not readable as zarr: {error}") from error
+        if not arrays:
+            raise UserError(f"{path}: has no arrays under data/; it is not a recording")
+        return cls(path, root, arrays)
+
+    @property
+    def n_episodes(self) -> int:
+        """Number of committed episodes."""
+        return len(self.episode_ends)
+
+    @property
+    def n_steps(self) -> int:
+        """Number of rows in all committed episodes."""
+        return int(self.episode_ends[-1]) if len(self.episode_ends) else 0
+
+    @property
+    def unfinished_steps(self) -> int:
+        """Rows beyond the last episode: being recorded now, or left by a recorder that was killed."""
+        return max(array.shape[0] for array in self._arrays.values()) - self.n_steps
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """`task`, `task_digest`, `format` and `format_version`; empty in files of other projects."""
+        return dict(self._root.attrs)
+
+    @property
+    def task(self) -> TaskSpec | None:
+        """The task that was recorded, or None if the file does not say."""
+        task = self.attrs.get("task")
+        return None if task is None else TaskSpec.from_dict(task, source=f"{self.path} (task)")
+
+    @property
+    def episode_seeds(self) -> NDArray[np.int64]:
+        """Seed of each episode's start state (n_episodes,); NO_SEED where it had none."""
+        array = self._root.get(f"meta/{EPISODE_SEED}")
+        seeds = np.full(self.n_episodes, NO_SEED, dtype=np.int64)
+        if isinstance(array, zarr.Array):
+            known = np.asarray(array[: self.n_episodes], dtype=np.int64)
+            seeds[: len(known)] = known
+        return seeds
+
+    def keys(self) -> list[str]:
+        """Names of the recorded arrays, sorted."""
+        return list(self._arrays)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __getitem__(self, key: str) -> Array:
+        """All committed rows of `key` (n_steps, *shape), in memory. Raises UserError if unknown."""
+        return self.rows(key, 0, self.n_steps)
+
+    def rows(self, key: str, start: int, stop: int) -> Array:
+        """Committed rows `start` to `stop` of `key`, read into memory."""
+        if key not in self._arrays:
+            raise UserError(f"{self.path}: has no data/{key}; it has {', '.join(self._arrays)}")
+        return np.asarray(self._arrays[key][start : min(stop, self.n_steps)])
+
+    def episode(self, index: int) -> dict[str, Array]:
+        """All arrays of one episode, each (length, *shape). Raises IndexError as a list does."""
+        if not -self.n_episodes <= index < self.n_episodes:
+            raise IndexError(f"{self.path}: episode {index} of {self.n_episodes}")
+        index %= self.n_episodes
+        start = int(self.episode_ends[index - 1]) if index else 0
+        return {key: self.rows(key, start, int(self.episode_ends[index])) for key in self._arrays}
+
+    def digest(self) -> str:
+        """Hash of names, types, rows and episode boundaries; independent of chunking and compression."""
+        content = hashlib.sha256()
+        content.update(self.episode_ends.astype("<i8").tobytes())
+        for key, array in self._arrays.items():
+            dtype = np.dtype(array.dtype).newbyteorder("<")
+            content.update(f"{key} {dtype.str} {array.shape[1:]}\n".encode())
+            row_bytes = max(1, array.nbytes // max(1, array.shape[0]))
+            batch = max(1, _DIGEST_BYTES // row_bytes // array.chunks[0]) * array.chunks[0]
+            for start in range(0, self.n_steps, batch):
+                rows = np.ascontiguousarray(self.rows(key, start, start + batch), dtype=dtype)
+                content.update(rows.data)
+        return content.hexdigest()
+
+
+def _episode_ends(path: Path, root: zarr.Group) -> NDArray[np.int64]:
+    """Checked `meta/episode_ends`."""
+    array = root.get(f"meta/{EPISODE_ENDS}")
+    if not isinstance(array, zarr.Array):
+        raise UserError(f"{path}: has no meta/{EPISODE_ENDS}; without it nobody can tell the episodes apart")
+    ends = np.asarray(array[:])
+    if ends.ndim != 1 or not np.issubdtype(ends.dtype, np.integer):
+        raise UserError(
+            f"{path}: meta/{EPISODE_ENDS} has shape {ends.shape} and type {ends.dtype}; "
+            "expected a list of integers"
+        )
+    ends = ends.astype(np.int64)
+    falls = np.flatnonzero(np.diff(ends, prepend=0) <= 0)
+    if falls.size:
+        i = int(falls[0])
+        before = int(ends[i - 1]) if i else 0
+        raise UserError(
+            f"{path}: meta/{EPISODE_ENDS} is not increasing: episode {i} ends at row {int(ends[i])}, "
+            f"the one before at {before}; the recording is damaged, restore it from a copy"
+        )
+    return ends
