@@ -214,6 +214,11 @@ class TaskSpec(_Strict):
     _source: str = PrivateAttr(default="")
 
     @property
+    def source(self) -> str:
+        """File that the task was read from, or what it was given as."""
+        return self._source
+
+    @property
     def dt_ns(self) -> int:
         """Time between two steps, nanoseconds."""
         return round(1e9 / self.rate_hz)

@@ -1,0 +1,186 @@
+"""The task file: every mistake that a person can make is named, with file, key, given and allowed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dp_ros.paths import share_dir
+from dp_ros.task import TaskError, TaskSpec, load_task
+
+
+@pytest.fixture
+def state() -> dict[str, Any]:
+    return yaml.safe_load((share_dir() / "config/tasks/pusht_state.yaml").read_text())
+
+
+@pytest.fixture
+def image() -> dict[str, Any]:
+    return yaml.safe_load((share_dir() / "config/tasks/pusht_image.yaml").read_text())
+
+
+def test_the_shipped_state_task_is_what_the_paper_uses() -> None:
+    task = load_task("pusht_state")
+    assert (task.horizon, task.n_obs_steps, task.n_action_steps, task.dt_ns) == (16, 2, 8, 100_000_000)
+    assert {key: spec.shape for key, spec in task.observations.items()} == {
+        "keypoint": (18,),
+        "agent_pos": (2,),
+    }
+    assert task.action.dim == 2
+    assert task.anchor == "keypoint"
+
+
+def test_the_shipped_image_task_anchors_its_grid_on_the_camera() -> None:
+    task = load_task("pusht_image")
+    assert task.anchor == "image"
+    assert task.observations["image"].shape == (96, 96, 3)
+    assert task.observations["image"].crop == (84, 84)
+
+
+def test_a_task_survives_the_way_into_a_manifest_and_back() -> None:
+    task = load_task("pusht_image")
+    again = TaskSpec.from_dict(task.model_dump(mode="json"))
+    assert again.model_dump() == task.model_dump()
+    assert again.digest() == task.digest()
+
+
+def test_the_digest_ignores_the_description_and_nothing_else(state: dict[str, Any]) -> None:
+    task = TaskSpec.from_dict(state)
+    assert TaskSpec.from_dict({**state, "description": "other words"}).digest() == task.digest()
+    assert TaskSpec.from_dict({**state, "rate_hz": 20}).digest() != task.digest()
+
+
+Change = Callable[[dict[str, Any]], Any]
+STATE_MISTAKES: list[tuple[Change, list[str]]] = [
+    (lambda t: t["observations"]["keypoint"].pop("topic"), ["observations.keypoint.topic", "is missing"]),
+    (lambda t: t["observations"]["keypoint"].update(topic="not a topic"), ["keypoint.topic", "'not a topic'"]),
+    (lambda t: t["observations"]["keypoint"].update(shape=[17]), ["keypoint.shape", "[17]", "multiple of the 2"]),
+    (lambda t: t["observations"]["agent_pos"].update(shape=[3]), ["agent_pos.shape", "[3]", "[2]"]),
+    (lambda t: t["observations"]["agent_pos"].update(shape=[2, 1]), ["agent_pos.shape", "[2, 1]", "[n]"]),
+    (lambda t: t["observations"]["agent_pos"].update(shape="two"), ["agent_pos.shape", "'two'"]),
+    (
+        lambda t: t["observations"]["agent_pos"].update(fields=["positon"]),
+        ["agent_pos.fields", "positon", "position, velocity, effort", "did you mean position?"],
+    ),
+    (lambda t: t["observations"]["agent_pos"].update(fields=[]), ["agent_pos.fields", "got nothing"]),
+    (lambda t: t["observations"]["agent_pos"].update(names=[]), ["agent_pos.names", "joint names"]),
+    (lambda t: t["observations"]["agent_pos"].update(names=["a", "a"]), ["agent_pos.names", "a is there more"]),
+    (lambda t: t["observations"]["keypoint"].update(names=["a"]), ["keypoint.names", "has no joint names"]),
+    (lambda t: t["observations"]["agent_pos"].update(crop=[3, 3]), ["agent_pos.crop", "is not an image"]),
+    (
+        lambda t: t["observations"]["agent_pos"].update(type="sensor_msgs/JointState"),
+        ["agent_pos.type", "did you mean sensor_msgs/msg/JointState?"],
+    ),
+    (
+        lambda t: t["observations"]["agent_pos"].update(type="std_msgs/msg/Float64MultiArray"),
+        ["agent_pos.type", "header stamp"],
+    ),
+    (lambda t: t["observations"]["agent_pos"].update(max_age=1), ["agent_pos.max_age", "did you mean max_age_s?"]),
+    (lambda t: t["observations"]["agent_pos"].update(max_age_s=0), ["agent_pos.max_age_s", "greater than 0"]),
+    (lambda t: t["observations"]["agent_pos"].update(latency_s=-1), ["agent_pos.latency_s", "-1"]),
+    (lambda t: t["observations"]["agent_pos"].update(latency_s=float("nan")), ["latency_s", "finite"]),
+    (lambda t: t["observations"]["agent_pos"].update(alignment="last"), ["agent_pos.alignment", "'asof'", "'last'"]),
+    (lambda t: t.update(horizon=8), ["horizon", "got 8", "at least n_obs_steps + n_action_steps - 1 = 9"]),
+    (lambda t: t.update(rate_hz=0), ["rate_hz", "got 0"]),
+    (lambda t: t.update(rate_hz="fast"), ["rate_hz", "'fast'", "number"]),
+    (lambda t: t.update(horzion=16), ["horzion", "unknown key", "did you mean horizon?"]),
+    (lambda t: t.update(observations={}), ["observations", "at least 1"]),
+    (lambda t: t.update(observations=3), ["observations", "got 3"]),
+    (lambda t: t["observations"].update({"Bad Name": t["observations"]["keypoint"]}), ["Bad Name", "lower-case"]),
+    (lambda t: t["observations"].update(action=t["observations"]["keypoint"]), ["observations.action"]),
+    (lambda t: t.pop("action"), ["action", "is missing"]),
+    (lambda t: t["action"].update(names=["x"]), ["action.shape", "[2]", "[1]"]),
+    (lambda t: t["action"].update(output="setpoint"), ["action.output", "'trajectory'", "'setpoint'"]),
+    (lambda t: t["action"].pop("limits"), ["action.limits", "is missing"]),
+    (
+        lambda t: t["action"]["limits"]["position"].update(min=[600.0, 0.0]),
+        ["action.limits.position", "600", "512", "min below max for agent_x"],
+    ),
+    (lambda t: t["action"]["limits"]["position"].update(max=[1.0]), ["action.limits.position.max", "2 value(s)"]),
+    (lambda t: t["action"]["limits"].update(velocity=[0.0, 1.0]), ["action.limits.velocity", "above 0"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), STATE_MISTAKES)
+def test_a_mistake_is_named_with_file_key_given_and_allowed(
+    state: dict[str, Any], change: Change, words: list[str]
+) -> None:
+    wrong = copy.deepcopy(state)
+    change(wrong)
+    with pytest.raises(TaskError) as error:
+        TaskSpec.from_dict(wrong, source="robot.yaml")
+    assert str(error.value).startswith("robot.yaml: ")
+    for word in words:
+        assert word in str(error.value)
+
+
+IMAGE_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"encoding": "rgb"}, ["image.encoding", "'rgb'", "rgb8"]),
+    ({"encoding": None}, ["image.encoding", "got nothing", "rgb8"]),
+    ({"encoding": "mono8"}, ["image.shape", "1 channel(s)", "mono8"]),
+    ({"shape": [96, 96]}, ["image.shape", "[96, 96]", "[height, width, channels]"]),
+    ({"resize": [48, 48]}, ["image.resize", "[48, 48]", "[96, 96]"]),
+    ({"crop": [100, 84]}, ["image.crop", "[100, 84]", "at most [96, 96]"]),
+    ({"alignment": "interpolate"}, ["image.alignment", "asof or nearest"]),
+    ({"fields": ["position"]}, ["image.fields", "image stream"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), IMAGE_MISTAKES)
+def test_a_mistake_in_an_image_stream_is_named(
+    image: dict[str, Any], change: dict[str, Any], words: list[str]
+) -> None:
+    image["observations"]["image"].update(change)
+    with pytest.raises(TaskError) as error:
+        TaskSpec.from_dict(image, source="robot.yaml")
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", ["not YAML"]),
+        ("name: x\nname: y\n", ["not YAML", "'name'", "twice"]),
+        ("- 3\n", ["[3]", "mapping"]),
+        ("", ["None", "mapping"]),
+    ],
+)
+def test_a_file_that_is_no_task_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(text)
+    with pytest.raises(TaskError) as error:
+        load_task(path)
+    assert str(path) in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_missing_file_lists_the_tasks_there_are() -> None:
+    with pytest.raises(TaskError, match=r"nowhere.yaml.*pusht_image, pusht_state"):
+        load_task("nowhere.yaml")
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(state: dict[str, Any]) -> None:
+    state["rate_hz"] = "fast"
+    state["action"].pop("topic")
+    with pytest.raises(TaskError) as error:
+        TaskSpec.from_dict(state)
+    assert "rate_hz" in str(error.value)
+    assert "action.topic" in str(error.value)
+
+
+def test_a_model_runs_a_task_with_other_topics_but_not_with_other_shapes(state: dict[str, Any]) -> None:
+    made_for = TaskSpec.from_dict(state)
+    robot = copy.deepcopy(state)
+    robot["observations"]["keypoint"]["topic"] = "/camera/keypoints"
+    robot["action"]["limits"]["position"]["max"] = [400.0, 400.0]
+    TaskSpec.from_dict(robot).require_same_policy(made_for)
+    robot["n_action_steps"] = 4
+    with pytest.raises(TaskError, match=r"n_action_steps is 4, the model was made for 8"):
+        TaskSpec.from_dict(robot).require_same_policy(made_for)
