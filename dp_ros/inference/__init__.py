@@ -1,1 +1,1 @@
-"""From a model folder to action chunks. `engine.load_engine` is the way in; only `torch.py` and `export.py` need torch."""
+"""Action chunks from a model folder, by `engine.load_engine`; torch.py, graph.py and export.py need torch."""

@@ -1,8 +1,9 @@
 """The engine: a model folder in, action chunks out.
 
-`load_engine` picks ONNX Runtime or torch; both take and give robot units, check what goes in and what comes out, and
-make a warm-up call while loading, because the first call of either is many times slower than the second. Easy to get
-wrong: `sample` is a pure function of observation and noise; whoever wants another draw brings other noise.
+`load_engine` picks ONNX Runtime or torch; both take and give robot units, check what goes in and what comes
+out, and make a warm-up call while loading, because the first call of either is many times slower than the
+second. Easy to get wrong: `sample` is a pure function of observation and noise; whoever wants another draw
+brings other noise.
 """
 
 from __future__ import annotations
@@ -50,12 +51,13 @@ class Engine(Protocol):
     def sample(
         self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Draw the actions (horizon, action_dim), robot units, that `noise` of the same shape leads to.
+        """Draw the actions (horizon, action_dim), robot units, that `noise` of that shape leads to.
 
-        `observation` is {stream: (n_obs_steps, *shape)}: float32 for vectors, as encoded for images, oldest first.
+        `observation` is {stream: (n_obs_steps, *shape)}, oldest first: float32 for vectors, images as
+        encoded.
 
         Raises:
-            EngineError: if a stream is missing, has another shape or is not finite, or if the output is not finite.
+            EngineError: if a stream is missing, has another shape or is not finite, or the output is not.
         """
 
 
@@ -98,7 +100,8 @@ class CheckedEngine(abc.ABC):
         noise = np.asarray(noise)
         if noise.shape != self._noise_shape or noise.dtype.kind != "f" or not np.isfinite(noise).all():
             raise EngineError(
-                f"{self._label}: noise is {noise.dtype} {noise.shape}, expected finite float32 {self._noise_shape}"
+                f"{self._label}: noise is {noise.dtype} {noise.shape}, "
+                f"expected finite float32 {self._noise_shape}"
             )
         inputs = {
             key: np.ascontiguousarray(

@@ -1,13 +1,12 @@
 """Writes a model folder: the whole sampler as one ONNX graph, the weights, the manifest.
 
-Nothing is put in place before graph and torch were seen to draw the same actions from the same noise. Easy to get
-wrong: the graph holds its own DDIM arithmetic, so the reference must be `DiffusionPolicy.sample` with the loop of
-diffusers, and on observations that occur.
+Nothing is put in place before graph and torch were seen to draw the same actions from the same noise. Easy to
+get wrong: the graph holds its own DDIM arithmetic, so the reference must be `DiffusionPolicy.sample` with the
+loop of diffusers, and on observations that occur.
 """
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import shutil
@@ -53,10 +52,9 @@ def export_policy(
     """Write `policy` as the model folder `folder`, whose name becomes the model's.
 
     Args:
-        policy: the policy, in robot units on both sides.
-        folder: where; written beside it first and renamed, so it is whole or absent.
-        provenance: where the weights come from.
-        examples: observations {stream: (n_obs_steps, *shape)} on which graph and torch are compared; made up from
+        policy: the policy, in robot units on both sides. folder: where; written beside it first and renamed,
+        so it is whole or absent. provenance: where the weights come from. examples: observations {stream:
+        (n_obs_steps, *shape)} on which graph and torch are compared; made up from
             the normalisation where none are given.
         force: replace a model that is there.
 
@@ -119,11 +117,6 @@ def made_up_observations(policy: DiffusionPolicy, n: int) -> list[dict[str, NDAr
     ]
 
 
-def utc_now() -> str:
-    """Now, as manifests write it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def _check_agreement(
     policy: DiffusionPolicy, graph: OnnxEngine, observations: Sequence[Mapping[str, NDArray[Any]]]
 ) -> None:
@@ -139,8 +132,8 @@ def _check_agreement(
     logging.getLogger(__name__).info("graph and torch differ by %.1e of the action range at most", worst)
     if not worst <= TOLERANCE:
         raise UserError(
-            f"the exported graph differs from torch by {worst:.1e} of the action range, allowed is {TOLERANCE:.0e}; "
-            "nothing was written. The weights may be broken: look at the training log"
+            f"the exported graph differs from torch by {worst:.1e} of the action range, allowed is "
+            f"{TOLERANCE:.0e}; nothing was written. The weights may be broken: look at the training log"
         )
 
 

@@ -1,9 +1,10 @@
 """The sampler of a policy as one ONNX graph: normalise, denoise K times, unnormalise.
 
-torch exports two pieces, the observation's half of FiLM and one DDIM step; the step is then repeated in the graph with
-shared weights, which takes seconds where exporting the unrolled loop takes minutes. Noise levels are constants of the
-schedule, so their embedding and their half of FiLM are computed here and stored. Easy to get wrong: the graph has its
-own DDIM arithmetic, so it must be held against the loop of diffusers (`export` does).
+torch exports two pieces, the observation's half of FiLM and one DDIM step; the step is then repeated in the
+graph with shared weights, which takes seconds where exporting the unrolled loop takes minutes. Noise levels
+are constants of the schedule, so their embedding and their half of FiLM are computed here and stored. Easy to
+get wrong: the graph has its own DDIM arithmetic, so it must be held against the loop of diffusers (`export`
+does).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class OneStep(nn.Module):
 
 
 def write_graph(policy: DiffusionPolicy, path: Path) -> None:
-    """Write the sampler of `policy` with inputs {stream: (1, n_obs_steps, *shape)}, `noise` and output `action`."""
+    """Write the sampler of `policy`: {stream: (1, n_obs_steps, *shape)} and `noise` to `action`."""
     task = policy.task
     streams = {key: (1, task.n_obs_steps, *spec.shape) for key, spec in task.observations.items()}
     actions = (1, task.horizon, task.action.dim)
@@ -106,7 +107,7 @@ class _Graph:
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
 
     def add(self, piece: Any, prefix: str, names: dict[str, str], shared: str | None = None) -> None:
-        """Append the nodes of `piece` with `prefix` before inner names; `names` says how its ends are called here.
+        """Append the nodes of `piece`, `prefix` before inner names; `names` says what its ends are called.
 
         Its weights are called `shared` + name, so that further copies use the same ones.
         """
@@ -149,7 +150,7 @@ def _coefficients(step: DdimStep) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(step[1:], dtype=np.float32)
 
 
-def _exported(module: nn.Module, inputs: dict[str, Sequence[int]], output: str) -> Any:
+def _exported(module: nn.Module, inputs: Mapping[str, Sequence[int]], output: str) -> Any:
     """ONNX graph of `module` with float32 inputs of these names and shapes."""
     example = tuple(torch.zeros(tuple(shape)) for shape in inputs.values())
     with _quiet():
@@ -168,7 +169,7 @@ def _exported(module: nn.Module, inputs: dict[str, Sequence[int]], output: str) 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter, which logs every node it touches and warns of libraries that are not used here."""
+    """Silence the exporter, which logs every node and warns of libraries that are not used here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

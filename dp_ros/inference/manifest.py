@@ -1,13 +1,14 @@
 """`manifest.json` of a model folder: everything about a model that is not a weight.
 
-A model is a folder and never a pickle: loading one runs no code from it. The manifest holds the task, the shapes, the
-normalisation, the sampler, where the model came from and what it scored, and a hash of every other file. Easy to get
-wrong: scores are added after the files were hashed, so the manifest itself is in no hash and the model's id does not
-change when it is evaluated.
+A model is a folder and never a pickle: loading one runs no code from it. The manifest holds the task, the
+shapes, the normalisation, the sampler, where the model came from and what it scored, and a hash of every
+other file. Easy to get wrong: scores are added after the files were hashed, so the manifest itself is in no
+hash and the model's id does not change when it is evaluated.
 """
 
 from __future__ import annotations
 
+import datetime
 import functools
 import hashlib
 import json
@@ -89,12 +90,18 @@ class ScoreSummary(_Strict):
     seeds: str
     repeats: int
     engine: str
+    transport: Literal["in process", "ros"]
     n_episodes: int
     mean_score: float
-    interval_95: tuple[float, float]
+    interval_95: tuple[float, float] | None
     success_rate: float
     inference_p50_ms: float
     created: str
+
+    @property
+    def kind(self) -> tuple[str, int, str, str]:
+        """What was evaluated; a newer score of the same kind replaces an older one."""
+        return (self.seeds, self.repeats, self.engine, self.transport)
 
 
 class Manifest(_Strict):
@@ -106,7 +113,7 @@ class Manifest(_Strict):
     task_digest: str
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
-    normalization: dict[str, dict[Literal["min", "max"], list[float]]]
+    normalization: dict[str, dict[str, list[float]]]
     """`{stream or "action": {"min", "max"}}` mapped to [-1, 1]; baked into the graph."""
     network: NetworkSpec
     sampler: SamplerSpec
@@ -163,8 +170,8 @@ def load_manifest(folder: str | Path, *, verify: bool = True) -> Manifest:
         raise ManifestError(f"{path}: schema_version: got {version!r}, expected {SCHEMA_VERSION}")
     if version > SCHEMA_VERSION:
         raise ManifestError(
-            f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version of "
-            "dp_ros reads; update dp_ros, or export the model with this version"
+            f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this "
+            "version of dp_ros reads; update dp_ros, or export the model with this version"
         )
     try:
         manifest = Manifest.model_validate(data)
@@ -197,8 +204,8 @@ def verify_file(folder: Path, manifest: Manifest, name: str) -> Path:
     if found != wanted:
         raise ManifestError(
             f"model {folder}: {name} is not the file that was exported ({found.bytes} bytes, sha256 "
-            f"{found.sha256[:12]}...; the manifest says {wanted.bytes} bytes, {wanted.sha256[:12]}...); copy the "
-            "folder again (with Git LFS, fetch its files) or export the model again"
+            f"{found.sha256[:12]}...; the manifest says {wanted.bytes} bytes, {wanted.sha256[:12]}...); "
+            "copy the folder again (with Git LFS, fetch its files) or export the model again"
         )
     return path
 
@@ -219,6 +226,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(folder / MANIFEST_FILE)
+
+
+def utc_now() -> str:
+    """Now, as manifests write it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def explain(error: ValidationError) -> list[str]:

@@ -1,7 +1,8 @@
 """Engine on ONNX Runtime: the whole DDIM loop, with normalisation, is one graph and one call.
 
-The call releases the GIL. Easy to get wrong: the loop is unrolled, so the number of DDIM steps is part of the graph and
-cannot be changed here; and ONNX Runtime's threads spin after a call unless told not to, which costs a robot a core.
+The call releases the GIL. Easy to get wrong: the loop is unrolled, so the number of DDIM steps is part of the
+graph and cannot be changed here; and ONNX Runtime's threads spin after a call unless told not to, which costs
+a robot a core.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class OnnxEngine(CheckedEngine):
         num_inference_steps: None or what the graph has.
 
     Raises:
-        UserError: if the file is not the exported one, the graph is not the manifest's, or the number of steps differs.
+        UserError: if the file is not the exported one, or graph and manifest or number of steps differ.
     """
 
     name = "onnx"
@@ -40,8 +41,8 @@ class OnnxEngine(CheckedEngine):
         steps = manifest.sampler.num_inference_steps
         if num_inference_steps not in (None, steps):
             raise UserError(
-                f"num_inference_steps: got {num_inference_steps}, but the graph of {manifest.model_id} has {steps} "
-                "steps built in; leave it out, use engine torch, or export with another number"
+                f"num_inference_steps: got {num_inference_steps}, but the graph of {manifest.model_id} has "
+                f"{steps} steps built in; leave it out, use engine torch, or export with another number"
             )
         path = verify_file(folder, manifest, ONNX_FILE)
         options = onnxruntime.SessionOptions()

@@ -1,8 +1,8 @@
 """The sampler in numbers: noise schedule, DDIM coefficients and the noise that a draw starts from.
 
-numpy only, so that a robot needs neither torch nor diffusers; tests hold the coefficients against diffusers. Easy to
-get wrong: DDIM ends at noise level 0, not below it, so the last step lands on the clean sample only because the level
-"before" it is defined as free of noise.
+numpy only, so that a robot needs neither torch nor diffusers; tests hold the coefficients against diffusers.
+Easy to get wrong: DDIM ends at noise level 0, not below it, so the last step lands on the clean sample only
+because the level "before" it is defined as free of noise.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class SamplerSpec(BaseModel):
 class DdimStep(NamedTuple):
     """One DDIM step. With x the noisy actions and p the prediction of the network:
 
-    clean = clip(x * clean_x + p * clean_p), x = clean * next_clean + (x * noise_x + p * noise_p) * next_noise.
+    clean = clip(x * clean_x + p * clean_p); noise = x * noise_x + p * noise_p;
+    x = clean * next_clean + noise * next_noise.
     """
 
     level: int
@@ -65,7 +66,7 @@ def signal_shares(sampler: SamplerSpec) -> NDArray[np.float64]:
 
     n = sampler.train_steps
     betas = [min(1 - remaining((i + 1) / n) / remaining(i / n), 0.999) for i in range(n)]
-    return np.cumprod(1.0 - np.array(betas))
+    return np.cumprod(1.0 - np.array(betas, dtype=np.float64), dtype=np.float64)
 
 
 def ddim_steps(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[DdimStep]:

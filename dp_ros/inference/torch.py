@@ -1,7 +1,7 @@
 """Engine on torch: the network from `weights.safetensors`, the DDIM loop of diffusers around it.
 
-Slower than ONNX Runtime on a CPU, but takes any number of DDIM steps, and is the reference that an export is held
-against. Easy to get wrong: torch's thread count is per process, not per model.
+Slower than ONNX Runtime on a CPU, but takes any number of DDIM steps, and is the reference that an export is
+held against. Easy to get wrong: torch's thread count is per process, not per model.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Policies as torch modules: networks, normalisation and the diffusion around them. Nothing here knows ROS."""
+"""Policies as torch modules: networks, normalisation, diffusion. Nothing here knows ROS."""

@@ -1,13 +1,14 @@
-"""Diffusion policy: a sequence of actions is drawn by removing noise from it step by step, given the observation.
+"""Diffusion policy: actions are drawn by removing noise from them step by step, given the observation.
 
     time, in steps of the task       t-1   t   t+1  ...  t+7  ...  t+14
     observed (n_obs_steps = 2)        o    o
     predicted (horizon = 16)          a    a    a   ...   a   ...   a
     executed (n_action_steps = 8)          a    a   ...   a
 
-Training is DDPM (Ho et al., 2020, arXiv 2006.11239), running is DDIM (Song et al., 2020, arXiv 2010.02502), both with
-the schedulers of diffusers; policy and recipe are those of Diffusion Policy (Chi et al., 2023, arXiv 2303.04137).
-Easy to get wrong: the first predicted action belongs to the *oldest* observation, not to now.
+Training is DDPM (Ho et al., 2020, arXiv 2006.11239), running is DDIM (Song et al., 2020, arXiv 2010.02502),
+both with the schedulers of diffusers; policy and recipe are those of Diffusion Policy (Chi et al., 2023,
+arXiv 2303.04137). Easy to get wrong: the first predicted action belongs to the *oldest* observation, not to
+now.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class DiffusionPolicy(nn.Module):
         sampler: noise schedule and what the network predicts.
 
     Raises:
-        UserError: if the task observes images, the horizon does not suit the network or statistics are missing.
+        UserError: if the task observes images, the horizon does not suit the network or statistics are
+        missing.
     """
 
     def __init__(

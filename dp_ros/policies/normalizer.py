@@ -1,7 +1,8 @@
 """Min-max normalisation: every dimension of the training data is mapped to [-1, 1].
 
-Statistics are taken from the training episodes once and travel with the policy. Easy to get wrong: a dimension that
-never changes has no range to divide by; it is only shifted, so that it becomes 0 and any later deviation stays small.
+Statistics are taken from the training episodes once and travel with the policy. Easy to get wrong: a
+dimension that never changes has no range to divide by; it is only shifted, so that it becomes 0 and any later
+deviation stays small.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""Conditional 1-D U-Net: predicts the noise in a sequence of actions, given the noise level and the observation.
+"""Conditional 1-D U-Net: predicts the noise in a sequence of actions from its level and the observation.
 
-The network of Diffusion Policy (Chi et al., 2023, arXiv 2303.04137): convolutions over time, each block modulated by
-a scale and a shift that a linear layer derives from the condition (FiLM, Perez et al., 2018, arXiv 1709.07871). The
-condition is `mish([noise level, observation])` for every block, so one linear layer serves them all, and it splits
-exactly into a part for the level and a part for the observation: a sampler computes the first once per schedule and
-the second once per call. Easy to get wrong: the horizon is halved at every level but the last, so it must be
-divisible by 2 ** (levels - 1).
+The network of Diffusion Policy (Chi et al., 2023, arXiv 2303.04137): convolutions over time, each block
+modulated by a scale and a shift that a linear layer derives from the condition (FiLM, Perez et al., 2018,
+arXiv 1709.07871). The condition is `mish([noise level, observation])` for every block, so one linear layer
+serves them all, and it splits exactly into a part for the level and a part for the observation: a sampler
+computes the first once per schedule and the second once per call. Easy to get wrong: the horizon is halved at
+every level but the last, so it must be divisible by 2 ** (levels - 1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,8 @@ class ConditionalUnet1d(nn.Module):
         self.down = nn.ModuleList()
         before = [action_dim, *widths[:-1]]
         for level, (c_in, c_out) in enumerate(zip(before, widths, strict=True)):
-            halve = nn.Conv1d(c_out, c_out, 3, stride=2, padding=1) if level < self.levels - 1 else None
+            last = level == self.levels - 1
+            halve = nn.Identity() if last else nn.Conv1d(c_out, c_out, 3, stride=2, padding=1)
             self.down.append(_Level(block(c_in, c_out), block(c_out, c_out), halve))
         # Middle, at the coarsest resolution.
         self.middle = nn.ModuleList([block(widths[-1], widths[-1]) for _ in range(2)])
@@ -99,24 +101,24 @@ class ConditionalUnet1d(nn.Module):
         films = iter(film.unsqueeze(-1).split(self.film_sizes, dim=1))  # each (B, 2 C, 1)
         x = actions.transpose(1, 2)  # (B, A, T)
         skips = []
-        for level in self.down:
+        for level in cast(Iterable[_Level], self.down):
             x = level.first(x, next(films))
             x = level.second(x, next(films))  # (B, C_level, T / 2**level)
             skips.append(x)
-            if level.resample is not None:
-                x = level.resample(x)
+            x = level.resample(x)
         for middle in self.middle:
             x = middle(x, next(films))
-        for level in self.up:
+        for level in cast(Iterable[_Level], self.up):
             x = level.first(torch.cat([x, skips.pop()], dim=1), next(films))
             x = level.resample(level.second(x, next(films)))
         return self.head(x).transpose(1, 2)  # (B, T, A)
 
     def _blocks(self) -> list[FilmResidualBlock]:
         """All modulated blocks in the order in which `denoise` runs them."""
-        pairs = [[level.first, level.second] for level in (*self.down, *self.up)]
-        down, up = pairs[: self.levels], pairs[self.levels :]
-        return [*sum(down, []), *self.middle, *sum(up, [])]
+        pairs = [[level.first, level.second] for level in cast(Iterable[_Level], (*self.down, *self.up))]
+        middle = cast(list[FilmResidualBlock], list(self.middle))
+        order = [*pairs[: self.levels], middle, *pairs[self.levels :]]
+        return [block for blocks in order for block in blocks]
 
 
 class FilmResidualBlock(nn.Module):
@@ -132,7 +134,7 @@ class FilmResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
-        """Map (B, channels_in, T) to (B, channels_out, T); `film` (B, 2 channels_out, 1) is scale, then shift."""
+        """Map (B, channels_in, T) to (B, channels_out, T); `film` (B, 2 channels_out, 1): scale, shift."""
         scale, shift = film.chunk(2, dim=1)
         return self.second(torch.addcmul(shift, scale, self.first(x))) + self.shortcut(x)
 
@@ -157,6 +159,8 @@ class SinusoidalEmbedding(nn.Module):
         frequencies = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
         self.register_buffer("frequencies", frequencies, persistent=False)
 
+    frequencies: Tensor
+
     def forward(self, step: Tensor) -> Tensor:
         """Embed (B,) as (B, dim)."""
         angles = step.unsqueeze(-1) * self.frequencies
@@ -164,11 +168,9 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class _Level(nn.Module):
-    """What one resolution holds: two blocks and the change of resolution after them (None: none)."""
+    """What one resolution holds: two blocks and the change of resolution after them."""
 
-    def __init__(
-        self, first: FilmResidualBlock, second: FilmResidualBlock, resample: nn.Module | None
-    ) -> None:
+    def __init__(self, first: FilmResidualBlock, second: FilmResidualBlock, resample: nn.Module) -> None:
         super().__init__()
         self.first = first
         self.second = second

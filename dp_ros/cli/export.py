@@ -1,0 +1,73 @@
+"""Make a model folder from a training run: manifest, ONNX graph, weights.
+
+    dp-ros export runs/pusht models/pusht
+    dp-ros eval --model models/pusht --seeds 100000:100050 --repeats 3 --record
+
+The graph is compared with torch before anything is put in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from dp_ros.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `dp-ros export`."""
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="folder of a training run")
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="model folder to write; its name is the model's"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="weights of the best evaluation (default), or the last ones",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a model that is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the model folder."""
+    from dp_ros.inference.export import check_target, export_policy
+    from dp_ros.inference.manifest import Provenance, utc_now
+    from dp_ros.policies.diffusion import DiffusionPolicy
+    from dp_ros.training.checkpoint import load_weights
+    from dp_ros.training.run_folder import BEST, LAST, open_run
+
+    check_target(args.model, args.force)
+    record = open_run(args.run_folder)
+    config = record.config
+    policy = DiffusionPolicy(
+        record.task_spec(args.run_folder), record.statistics, config.network, config.sampler
+    )
+    try:
+        progress = load_weights(args.run_folder / (BEST if args.checkpoint == "best" else LAST), policy)
+    except UserError as error:
+        other = "last" if args.checkpoint == "best" else "best"
+        raise UserError(f"{error}; train on, or try --checkpoint {other}") from None
+    provenance = Provenance(
+        data_digest=record.data_digest,
+        n_episodes=record.n_episodes,
+        n_steps=record.n_steps,
+        seed=config.training.seed,
+        steps=progress.step,
+        samples=progress.step * config.training.batch_size,
+        wall_time_s=round(progress.wall_time_s, 1),
+        checkpoint=args.checkpoint,
+        created=utc_now(),
+        versions=record.versions,
+        git_commit=record.git_commit,
+    )
+    manifest = export_policy(policy, args.model, provenance=provenance, force=args.force)
+    size = sum(spec.bytes for spec in manifest.files.values())
+    Console().print(
+        f"{args.model}: {manifest.model_id}, {size / 1e6:.1f} MB, weights after {progress.step} steps; "
+        "graph and torch agree",
+        highlight=False,
+    )
+    return 0

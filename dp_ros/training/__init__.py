@@ -1,0 +1,1 @@
+"""Training and evaluation. Only `evaluate.py` and `config.py` do without torch."""

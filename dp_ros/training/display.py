@@ -1,0 +1,83 @@
+"""What a person sees of a training run: a bar on a terminal, lines in a log file.
+
+Easy to get wrong: the rate is that of this process; a resumed run counts only its own steps.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dp_ros.training.config import OptimizationSpec
+
+_MEAN_OVER = 50  # steps
+_LINE_EVERY = 500  # steps, where there is no terminal
+
+
+class TrainingDisplay:
+    """Shows loss, learning rate, samples per second and time left.
+
+    Args:
+        console: where.
+        spec: for the number of steps and the batch size.
+        step: where the run starts from.
+    """
+
+    def __init__(self, console: Console, spec: OptimizationSpec, step: int) -> None:
+        self.mean_loss = float("nan")
+        """Mean loss of the last full stretch of steps."""
+        self._console, self._spec, self._step = console, spec, step
+        self._losses: list[float] = []
+        self._first_step, self._started_s = step, time.monotonic()
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  lr {task.fields[rate]}  {task.fields[speed]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=spec.steps, completed=step, loss="-", rate="-", speed="-")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, loss: float, rate: float) -> bool:
+        """Count one step; True when a new `mean_loss` is ready."""
+        self._step += 1
+        self._losses.append(loss)
+        if self._step % _MEAN_OVER and self._step != self._spec.steps:
+            return False
+        self.mean_loss = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
+        samples_per_s = (self._step - self._first_step) * self._spec.batch_size / elapsed_s
+        loss_text, rate_text, speed = f"{self.mean_loss:.4f}", f"{rate:.1e}", f"{samples_per_s:.0f} samples/s"
+        self._bar.update(self._task, completed=self._step, loss=loss_text, rate=rate_text, speed=speed)
+        if not self._console.is_terminal and self._step % _LINE_EVERY == 0:
+            left_s = (self._spec.steps - self._step) * self._spec.batch_size / samples_per_s
+            self._console.print(
+                f"step {self._step}/{self._spec.steps}  loss {loss_text}  lr {rate_text}  {speed}  "
+                f"{left_s / 60:.1f} min left",
+                highlight=False,
+            )
+        return True
+
+    def evaluated(self, step: int, metrics: dict[str, float], is_best: bool) -> None:
+        """Show the result of an evaluation."""
+        values = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
+        self._console.print(
+            f"step {step}: {values or 'nothing to evaluate on'}{'  (best so far)' if is_best else ''}",
+            highlight=False,
+        )
