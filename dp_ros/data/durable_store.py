@@ -8,8 +8,11 @@ for all at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from zarr.core.buffer import Buffer
@@ -25,18 +28,50 @@ class DurableStore(LocalStore):
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
         self._unsynced: set[Path] = set()
+        self._state = threading.Condition()
+        self._in_flight = 0
+        self.abandoned = False
 
     async def set(self, key: str, value: Buffer) -> None:
         """Replace the file of `key`; the call zarr makes for every chunk and every piece of metadata."""
         self._check_writable()
         await asyncio.to_thread(self.write, key, value.to_bytes())
 
+    async def delete(self, key: str) -> None:
+        """Remove the file of `key`."""
+        with self._writing():
+            await super().delete(key)
+
     def write(self, key: str, content: bytes) -> None:
         """Replace the file of `key` by `content`."""
         path = self.root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, content)
-        self._unsynced.add(path.parent)
+        with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, content)
+            self._unsynced.add(path.parent)
+
+    def abandon(self) -> None:
+        """Refuse all further writes and wait for those under way.
+
+        When one write fails, zarr reports it and leaves its other writes running; they must not land
+        on top of a later attempt.
+        """
+        with self._state:
+            self.abandoned = True
+            self._state.wait_for(lambda: self._in_flight == 0)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._state:
+            if self.abandoned:
+                raise OSError("an earlier write failed")
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._in_flight -= 1
+                self._state.notify_all()
 
     def sync(self) -> None:
         """Flush every folder written to since the last call, so that its new files survive a power cut."""

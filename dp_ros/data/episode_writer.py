@@ -8,13 +8,14 @@ can write to a recording.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -131,7 +132,8 @@ class EpisodeWriter:
         self._rows.append({key: self._checked(key, step[key]) for key in self._spec})
         if sum(value.nbytes for value in self._rows[-1].values()) * len(self._rows) >= _FLUSH_BYTES:
             try:
-                self._flush()
+                with self._writing():
+                    self._flush()
             except OSError as error:
                 raise RecordingError(
                     f"{self.path}: step not written: {error}; the episode is kept"
@@ -152,11 +154,12 @@ class EpisodeWriter:
         ends = np.append(self._ends, self._committed_rows + self.n_steps)
         seeds = np.append(self._seeds, seed)
         try:
-            self._commit_uncertain = True
-            self._flush()
-            self._store.sync()
-            self._write_index(EPISODE_SEED, seeds)
-            self._write_index(EPISODE_ENDS, ends)
+            with self._writing():
+                self._commit_uncertain = True
+                self._flush()
+                self._store.sync()
+                self._write_index(EPISODE_SEED, seeds)
+                self._write_index(EPISODE_ENDS, ends)
         except OSError as error:
             raise RecordingError(
                 f"{self.path}: not saved: {error}; the episode is kept, save again"
@@ -169,10 +172,11 @@ class EpisodeWriter:
         """Forget the episode in progress; returns how many steps it had."""
         steps = self.n_steps
         self._rows.clear()
-        if self._commit_uncertain:
-            self._write_index(EPISODE_ENDS, self._ends)
-        if self._written or self._commit_uncertain:
-            self._cut_back()
+        with self._writing():
+            if self._commit_uncertain:
+                self._write_index(EPISODE_ENDS, self._ends)
+            if self._written or self._commit_uncertain:
+                self._cut_back()
         return steps
 
     def close(self) -> None:
@@ -197,6 +201,18 @@ class EpisodeWriter:
     @property
     def _committed_rows(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Give up the store when writing to it fails, and begin with a new one after that."""
+        if self._store.abandoned:
+            self._store = DurableStore(self.path)
+            self._data = _open_for_writing(self._store)
+        try:
+            yield
+        except BaseException:
+            self._store.abandon()
+            raise
 
     def _open_or_raise(self) -> None:
         if self._lock is None:
@@ -258,9 +274,9 @@ class EpisodeWriter:
         attrs = buffer.attrs
         if attrs.get("format") != FORMAT or attrs.get("format_version") != FORMAT_VERSION:
             raise RecordingError(
-                f"{self.path}: cannot be appended to: it is "
-                f"{attrs.get('format', 'a zarr file of another program')}, version {attrs.get('format_version', 'unknown')}; expected {FORMAT}, "
-                f"version {FORMAT_VERSION}; give another file"
+                f"{self.path}: cannot be appended to: it says format {attrs.get('format')}, "
+                f"version {attrs.get('format_version')}, expected {FORMAT}, version {FORMAT_VERSION}; "
+                "give another file"
             )
         if attrs.get("task_digest") != self.task.digest():
             other = attrs.get("task", {})

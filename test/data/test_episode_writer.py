@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from dp_ros.data import durable_store, episode_writer
+from dp_ros.data.episode_writer import EpisodeWriter, RecordingError
+from dp_ros.data.replay_buffer import ReplayBuffer
+from test.data.recorded import random_episode, small_task
+
+TASK = small_task()
+
+
+def write(path: Path, lengths: list[int], first_seed: int = 0) -> None:
+    with EpisodeWriter(path, TASK) as writer:
+        for seed, length in enumerate(lengths, start=first_seed):
+            add_all(writer, random_episode(TASK, length, seed))
+            writer.save(seed)
+
+
+def add_all(writer: EpisodeWriter, steps: list[dict[str, Any]]) -> None:
+    for step in steps:
+        writer.add(step)
+
+
+def assert_holds(buffer: ReplayBuffer, lengths: list[int], first_seed: int = 0) -> None:
+    assert buffer.episode_ends.tolist() == np.cumsum(lengths).tolist()
+    for index, length in enumerate(lengths):
+        expected = random_episode(TASK, length, first_seed + index)
+        for key, rows in buffer.episode(index).items():
+            np.testing.assert_array_equal(rows, np.stack([s[key] for s in expected]).astype(rows.dtype), key)
+
+
+def test_episodes_come_back_as_they_were_added(tmp_path: Path) -> None:
+    write(tmp_path / "x.zarr", [7, 1, 12])
+    buffer = ReplayBuffer.open(tmp_path / "x.zarr")
+    assert_holds(buffer, [7, 1, 12])
+    assert buffer.episode_seeds.tolist() == [0, 1, 2]
+    assert {key: (buffer[key].shape, buffer[key].dtype.str) for key in buffer.keys()} == {
+        "action": ((20, 2), "<f4"),
+        "camera": ((20, 96, 101, 3), "|u1"),
+        "pose": ((20, 3), "<f4"),
+        "timestamp": ((20,), "<f8"),
+    }
+    assert buffer.task is not None and buffer.task.digest() == TASK.digest()
+    assert buffer.attrs["task_digest"] == TASK.digest()
+
+
+def test_stock_zarr_reads_the_reference_layout(tmp_path: Path) -> None:
+    write(tmp_path / "x.zarr", [7, 5])
+    root = zarr.open(str(tmp_path / "x.zarr"), mode="r")
+    assert isinstance(root, zarr.Group)
+    assert root.metadata.zarr_format == 2
+    assert root["meta/episode_ends"][:].tolist() == [7, 12]
+    assert root["meta/episode_ends"].dtype == np.int64
+    assert all(array.shape[0] == 12 for _, array in root["data"].arrays())
+    np.testing.assert_array_equal(root["data/camera"][6], random_episode(TASK, 7, 0)[6]["camera"])
+
+
+def test_appending_in_a_second_run_keeps_what_was_there(tmp_path: Path) -> None:
+    write(tmp_path / "x.zarr", [7, 5])
+    write(tmp_path / "x.zarr", [3, 9], first_seed=2)
+    assert_holds(ReplayBuffer.open(tmp_path / "x.zarr"), [7, 5, 3, 9])
+
+
+def test_more_episodes_than_one_chunk_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episode_writer, "META_CHUNK_ROWS", 2)
+    lengths = [1, 2, 1, 3, 1]
+    write(tmp_path / "x.zarr", lengths)
+    buffer = ReplayBuffer.open(tmp_path / "x.zarr")
+    assert_holds(buffer, lengths)
+    assert buffer.episode_seeds.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_discarded_and_unsaved_episodes_leave_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    with EpisodeWriter(path, TASK) as writer:
+        add_all(writer, random_episode(TASK, 4, 9))
+        assert writer.discard() == 4
+        assert writer.n_steps == 0
+        add_all(writer, random_episode(TASK, 7, 0))
+        writer.save()
+        add_all(writer, random_episode(TASK, 4, 9))
+    buffer = ReplayBuffer.open(path)
+    assert_holds(buffer, [7])
+    assert buffer.unfinished_steps == 0
+
+
+def test_an_episode_that_outgrows_memory_goes_to_the_disk_and_is_still_all_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episode_writer, "_FLUSH_BYTES", 100_000)
+    path = tmp_path / "x.zarr"
+    write(path, [7])
+    with EpisodeWriter(path, TASK) as writer:
+        add_all(writer, random_episode(TASK, 11, 1))
+        during = ReplayBuffer.open(path)
+        assert (during.n_episodes, during.n_steps, during["pose"].shape) == (1, 7, (7, 3))
+        assert during.unfinished_steps > 0
+        writer.discard()
+        assert ReplayBuffer.open(path).unfinished_steps == 0
+        add_all(writer, random_episode(TASK, 5, 1))
+        writer.save()
+    assert_holds(ReplayBuffer.open(path), [7, 5])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pose": None}, "step 0: expected action, camera, pose, timestamp; missing pose"),
+        ({"extra": 1.0}, "unknown extra"),
+        ({"pose": np.zeros(4)}, r"pose: got shape \(4,\), the task says \(3,\)"),
+        ({"pose": [0.0, np.nan, 1.0]}, "pose: value 1 is nan, not a finite number"),
+        ({"action": [np.inf, 0.0]}, "action: value 0 is inf"),
+        ({"timestamp": np.nan}, "timestamp: value 0 is nan"),
+        ({"camera": np.zeros((96, 101, 3))}, "camera: got type float64, expected uint8"),
+        ({"camera": np.zeros((101, 96, 3), np.uint8)}, r"camera: got shape \(101, 96, 3\)"),
+        ({"pose": ["a", "b", "c"]}, "pose: got type <U1, expected float32"),
+    ],
+)
+def test_a_step_that_does_not_fit_the_task_is_refused_and_changes_nothing(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    good = random_episode(TASK, 1, 0)[0]
+    bad = {key: value for key, value in {**good, **change}.items() if value is not None}
+    with EpisodeWriter(tmp_path / "x.zarr", TASK) as writer:
+        with pytest.raises(RecordingError, match=message):
+            writer.add(bad)
+        assert writer.n_steps == 0
+        writer.add(good)
+        assert writer.save() == 0
+    assert_holds(ReplayBuffer.open(tmp_path / "x.zarr"), [1])
+
+
+def test_a_step_is_copied_so_that_its_arrays_can_be_reused(tmp_path: Path) -> None:
+    step = {**random_episode(TASK, 1, 0)[0], "pose": np.zeros(3, np.float32)}
+    with EpisodeWriter(tmp_path / "x.zarr", TASK) as writer:
+        writer.add(step)
+        step["pose"] += 1
+        writer.save()
+    assert ReplayBuffer.open(tmp_path / "x.zarr")["pose"].tolist() == [[0, 0, 0]]
+
+
+def test_saving_nothing_is_refused(tmp_path: Path) -> None:
+    with (
+        EpisodeWriter(tmp_path / "x.zarr", TASK) as writer,
+        pytest.raises(RecordingError, match="no step was recorded"),
+    ):
+        writer.save()
+
+
+def test_a_recording_of_another_task_is_not_appended_to(tmp_path: Path) -> None:
+    write(tmp_path / "x.zarr", [3])
+    with pytest.raises(RecordingError, match="of task small .* not of small .*: rate_hz differ"):
+        EpisodeWriter(tmp_path / "x.zarr", small_task(rate_hz=20))
+    EpisodeWriter(tmp_path / "x.zarr", small_task(description="other words, same facts")).close()
+    assert_holds(ReplayBuffer.open(tmp_path / "x.zarr"), [3])
+
+
+def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("mine")
+    other = zarr.open_group(str(tmp_path / "other.zarr"), mode="w", zarr_format=2)
+    other.create_array("data/x", data=np.arange(3))
+    other.create_array("meta/episode_ends", data=np.array([3]))
+    for name, message in [
+        ("file", "is a file"),
+        ("folder", "no zarr v2 group"),
+        ("other.zarr", "format None"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            EpisodeWriter(tmp_path / name, TASK)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["notes.txt"]
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordingError, match="x.zarr: cannot be created"):
+        EpisodeWriter(tmp_path / "file" / "x.zarr", TASK)
+
+
+def test_only_one_writer_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    with EpisodeWriter(path, TASK), pytest.raises(RecordingError, match="another process is recording"):
+        EpisodeWriter(path, TASK)
+    EpisodeWriter(path, TASK).close()
+
+
+class _Stopped(BaseException):
+    """Stands for the end of the process or a Ctrl-C: nothing in the writer handles it."""
+
+
+def _stop_at(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException) -> Callable[[], int]:
+    """Raise `error` at the `call`-th flush or rename, of which every write has one each; returns a counter."""
+    count = 0
+
+    def counted(name: str) -> None:
+        real = getattr(os, name)
+
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == call:
+                raise error
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(durable_store.os, name, stand_in)
+
+    counted("fsync")
+    counted("replace")
+    return lambda: count
+
+
+def _abandon(writer: EpisodeWriter) -> None:
+    """What the kernel does when a process ends: the lock goes, nothing else happens."""
+    assert writer._lock is not None
+    os.close(writer._lock)
+    writer._lock = None
+
+
+def test_stopped_at_any_write_every_committed_episode_is_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saves are cut short at the first write, the second, and so on, until one gets through."""
+    path = tmp_path / "x.zarr"
+    lengths = [7]
+    write(path, lengths)
+    call = 0
+    committed_late = 0
+    while True:
+        call += 1
+        writer = EpisodeWriter(path, TASK)
+        add_all(writer, random_episode(TASK, 5, len(lengths)))
+        with monkeypatch.context() as patch:
+            calls = _stop_at(patch, call, _Stopped())
+            try:
+                writer.save()
+            except _Stopped:
+                pass
+            passed = calls() < call
+        _abandon(writer)
+        buffer = ReplayBuffer.open(path)
+        assert buffer.n_episodes in (len(lengths), len(lengths) + 1)
+        if buffer.n_episodes > len(lengths):
+            lengths.append(5)
+            committed_late += not passed
+        assert_holds(buffer, lengths)
+        with EpisodeWriter(path, TASK) as again:
+            assert again.recovered_steps == buffer.unfinished_steps
+        assert ReplayBuffer.open(path).unfinished_steps == 0
+        assert not list(path.rglob("*.partial"))
+        if passed:
+            break
+    assert call > 20
+    assert committed_late == 1  # stopped after the last rename, while flushing the folder
+
+
+def test_a_full_disk_keeps_the_episode_so_that_saving_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.zarr"
+    write(path, [7])
+    with EpisodeWriter(path, TASK) as writer:
+        add_all(writer, random_episode(TASK, 5, 1))
+        for call in (1, 4, 8, 12):
+            with monkeypatch.context() as patch:
+                _stop_at(patch, call, OSError(28, "No space left on device"))
+                with pytest.raises(RecordingError, match="No space left on device; the episode is kept"):
+                    writer.save()
+            assert writer.n_steps == 5
+        writer.save()
+        assert_holds(ReplayBuffer.open(path), [7, 5])
+
+
+def test_discarding_after_an_interrupted_save_takes_the_episode_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.zarr"
+    write(path, [7])
+    call = 0
+    while True:
+        call += 1
+        with monkeypatch.context() as patch, EpisodeWriter(path, TASK) as writer:
+            add_all(writer, random_episode(TASK, 5, 1))
+            _stop_at(patch, call, _Stopped())
+            try:
+                writer.save()
+                break
+            except _Stopped:
+                writer.discard()
+        assert_holds(ReplayBuffer.open(path), [7])
+    assert call > 20
+
+
+KILLED = """
+import sys
+from dp_ros.data.episode_writer import EpisodeWriter
+from test.data.recorded import random_episode, small_task
+task = small_task()
+writer = EpisodeWriter(sys.argv[1], task)
+while True:
+    seed = writer.n_episodes
+    for step in random_episode(task, 3 + seed % 5, seed):
+        writer.add(step)
+    writer.save(seed)
+    print(writer.n_episodes, flush=True)
+"""
+
+
+def test_a_recorder_killed_while_writing_loses_at_most_the_episode_in_progress(tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    draw = np.random.default_rng(5)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        told = [int(process.stdout.readline()) for _ in range(int(draw.integers(1, 6)))]
+        try:
+            process.wait(timeout=float(draw.uniform(0, 0.05)))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        told += [int(line) for line in process.stdout]
+        process.wait()
+        buffer = ReplayBuffer.open(path)
+        assert buffer.n_episodes in (told[-1], told[-1] + 1)
+        assert_holds(buffer, [3 + seed % 5 for seed in range(buffer.n_episodes)])
+
+
+def test_a_shortened_array_is_reported_and_not_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    write(path, [7])
+    metadata = path / "data" / "pose" / ".zarray"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "shape": [5, 3]}))
+    with pytest.raises(ValueError, match="data/pose has 5 rows but meta/episode_ends says 7"):
+        EpisodeWriter(path, TASK)
