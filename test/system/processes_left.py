@@ -1,0 +1,23 @@
+"""Which processes of a test are still alive: those that inherited its ROS domain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def processes_of_domain(domain: int) -> list[str]:
+    """Command lines of the living processes, this one and its threads excepted, with that ROS_DOMAIN_ID."""
+    wanted = f"ROS_DOMAIN_ID={domain}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if wanted in variables and command:
+            found.append(f"{folder.name}: {command}")
+    return found

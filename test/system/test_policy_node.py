@@ -1,0 +1,163 @@
+"""The policy node as a real process, in front of a robot that works and of robots that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from action_msgs.msg import GoalStatus
+from lifecycle_msgs.msg import Transition
+
+from dp_ros import bringup
+from dp_ros.bridge.clock import to_ns
+from dp_ros.processes import Processes, running
+
+from .constant_model import make_constant_image_model
+from .robot import Robot
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def robot(ros_domain: int) -> Iterator[Robot]:
+    with Robot() as robot:
+        yield robot
+
+
+@pytest.fixture
+def policy(robot: Robot) -> Iterator[Processes]:
+    with running(bringup.policy(model="pusht_state", engine="onnx")) as processes:
+        yield processes
+
+
+def finish(robot: Robot, time_limit_s: float = 30.0) -> tuple[Any, Any]:
+    """Run a goal to its end; returns (status, result)."""
+    handle = robot.send_goal(time_limit_s)
+    assert handle.accepted
+    answer = robot.result(handle, time_limit_s + 15.0)
+    return answer.status, answer.result
+
+
+def test_it_runs_to_its_time_limit_and_every_trajectory_is_one_a_controller_takes(
+    robot: Robot, policy: Processes
+) -> None:
+    status, result = finish(robot, 3.0)
+    assert (status, result.reason) == (GoalStatus.STATUS_SUCCEEDED, "TIME_LIMIT")
+    assert result.duration_s == pytest.approx(3.0, abs=0.3)
+    assert result.inferences >= 3
+    assert len(robot.trajectories) >= 3
+    assert robot.verdicts == [None] * len(robot.trajectories)
+    assert robot.feedback
+    for message in robot.trajectories:
+        assert list(message.joint_names) == ["agent_x", "agent_y"]
+        assert list(message.points[-1].velocities) == [0.0, 0.0]
+        positions = np.array([point.positions for point in message.points])
+        assert ((positions >= 0) & (positions <= 512)).all()
+    for chunk in robot.chunks:
+        late_ns = to_ns(chunk.header.stamp) - to_ns(chunk.observation_stamp)
+        assert late_ns == chunk.dropped * to_ns(chunk.step), "late actions are dropped, never shifted"
+        assert chunk.model_id.startswith("pusht_state-")
+
+
+def test_lifecycle_and_goals_by_a_client(robot: Robot) -> None:
+    with running(bringup.policy(model="pusht_state", engine="onnx", autostart=False)):
+        assert robot.lifecycle_state() == "unconfigured"
+        assert robot.transition(Transition.TRANSITION_CONFIGURE)
+        assert robot.lifecycle_state() == "inactive"
+        assert not robot.send_goal(5.0).accepted, "an inactive node takes no goal"
+        assert robot.transition(Transition.TRANSITION_ACTIVATE)
+        assert not robot.send_goal(-1.0).accepted, "a goal needs a time limit"
+
+        handle = robot.send_goal(30.0)
+        assert handle.accepted
+        assert not robot.send_goal(5.0).accepted, "one goal at a time"
+        robot.until(lambda: robot.trajectories, "the first trajectory")
+        robot.answer(handle.cancel_goal_async(), "the answer to cancelling")
+        answer = robot.result(handle)
+        assert (answer.status, answer.result.reason) == (GoalStatus.STATUS_CANCELED, "CANCELED")
+        sent = len(robot.trajectories)
+        last_end_ns = max(
+            to_ns(m.header.stamp) + to_ns(m.points[-1].time_from_start) for m in robot.trajectories[-1:]
+        )
+        assert last_end_ns < robot.now_ns() + 300_000_000, "cancelling brakes within two steps"
+
+        idle = len(robot.statuses)
+        robot.until(lambda: len(robot.statuses) > idle + 1, "idle status")
+        assert robot.statuses[-1].state == "idle"
+        assert len(robot.trajectories) == sent, "nothing is commanded outside a goal"
+
+        handle = robot.send_goal(30.0)
+        robot.until(lambda: len(robot.trajectories) > sent, "the next trajectory")
+        assert robot.transition(Transition.TRANSITION_DEACTIVATE)
+        answer = robot.result(handle)
+        assert (answer.status, answer.result.reason) == (GoalStatus.STATUS_ABORTED, "DEACTIVATED")
+        assert robot.transition(Transition.TRANSITION_CLEANUP)
+        assert robot.transition(Transition.TRANSITION_CONFIGURE)
+        assert robot.transition(Transition.TRANSITION_ACTIVATE)
+        assert finish(robot, 1.0)[1].reason == "TIME_LIMIT", "it runs again after a round of its lifecycle"
+
+
+def test_a_missing_stream_is_named_and_nothing_is_commanded(robot: Robot, policy: Processes) -> None:
+    robot.keypoints = None
+    status, result = finish(robot)
+    assert (status, result.reason) == (GoalStatus.STATUS_ABORTED, "STREAM_STALE")
+    assert "nothing received on /pusht/keypoints" in result.message
+    assert robot.trajectories == []
+    assert any(s.state == "waiting" and s.reason == "STREAM_STALE" for s in robot.statuses)
+
+
+def test_a_stream_that_stops_ends_the_goal_with_its_name_and_age(robot: Robot, policy: Processes) -> None:
+    handle = robot.send_goal(30.0)
+    robot.until(lambda: len(robot.trajectories) >= 2, "trajectories")
+    robot.publish_joints = False
+    answer = robot.result(handle)
+    assert (answer.status, answer.result.reason) == (GoalStatus.STATUS_ABORTED, "STREAM_STALE")
+    assert "agent_pos" in answer.result.message
+    assert "max_age_s is 0.25" in answer.result.message
+    assert answer.result.duration_s < 10.0
+
+
+def test_nan_in_the_joint_state_ends_the_goal_and_is_the_reason(robot: Robot, policy: Processes) -> None:
+    handle = robot.send_goal(30.0)
+    robot.until(lambda: len(robot.trajectories) >= 2, "trajectories")
+    robot.position = np.array([np.nan, 200.0])
+    answer = robot.result(handle)
+    assert (answer.status, answer.result.reason) == (GoalStatus.STATUS_ABORTED, "BAD_OBSERVATION")
+    assert "/pusht/joint_states has nan at [0]" in answer.result.message
+    assert all(np.isfinite(p.positions).all() for m in robot.trajectories for p in m.points)
+
+
+def test_a_camera_of_the_wrong_size_is_named_with_both_sizes(robot: Robot, tmp_path: Path) -> None:
+    model, task = make_constant_image_model(tmp_path)
+    robot.image = np.zeros((48, 64, 3), np.uint8)
+    with running(bringup.policy(model=str(model), task=str(task), engine="onnx")):
+        status, result = finish(robot)
+        assert (status, result.reason) == (GoalStatus.STATUS_ABORTED, "BAD_OBSERVATION")
+        assert "/pusht/image publishes 48x64, the task says 96x96; set resize: [96, 96]" in result.message
+        assert robot.trajectories == []
+        robot.image = np.zeros((96, 96, 3), np.uint8)
+        assert finish(robot, 1.0)[1].reason == "TIME_LIMIT", "it recovers once the camera is right"
+        assert robot.trajectories
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"task": "pusht_image"}, "observations is ['image', 'agent_pos'], the model was made for"),
+        ({"engine": "tensorrt"}, "parameter engine: got 'tensorrt', expected one of"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_start_with_the_reason(
+    ros_domain: int, options: dict[str, str], words: str
+) -> None:
+    with running(bringup.policy(model="pusht_state", **options)) as processes:
+        with Robot() as robot:
+            robot.until(processes.ended, "the node's end")
+        assert processes.ended() == {"policy": 2}
+        assert words in "\n".join(processes.output("policy"))
