@@ -27,6 +27,10 @@ if [ ! -e "$_dp_ros_root/.venv/dp_ros_setup.json" ]; then
 else
   _dp_ros_ros=$(sed -n 's/.*"ros": "\(.*\)".*/\1/p' "$_dp_ros_root/.venv/dp_ros_setup.json")
   if [ "$_dp_ros_ros" = wheels ]; then
+    if [ -n "${ROS_DISTRO:-}" ] && [ -z "${_ROS_WHEELS_BOOTSTRAP_COMPLETE:-}" ]; then
+      echo "env.sh: this shell has ROS 2 $ROS_DISTRO sourced, but the set-up was made without it:" >&2
+      echo "        run  make setup  in this shell, or use a shell without that ROS 2." >&2
+    fi
     export ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3 _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
     for _dp_ros_folder in $(find "$_dp_ros_root/.venv/lib/" -maxdepth 3 -name 'ros_*.libs'); do
       _dp_ros_prepend LD_LIBRARY_PATH "$_dp_ros_folder"
