@@ -16,7 +16,6 @@ from dp_ros.errors import UserError
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import load_task
 
-SUMMARY = "run the shipped policy on the simulated robot, with report, videos and pictures"
 VIDEO_SIZE_PX = 480
 VIDEO_RATE_HZ = 20  # twice as fast as it happened
 

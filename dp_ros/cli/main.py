@@ -68,7 +68,10 @@ def _run(verb: str, arguments: list[str]) -> int:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(_missing(error.name or "", name)) from error
+        advice = _missing(error.name or "", name)
+        if not advice:
+            raise
+        raise UserError(advice) from error
     parser = argparse.ArgumentParser(prog=f"dp-ros {verb}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
@@ -77,17 +80,15 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 
 def _missing(module: str, verb_module: str) -> str:
-    """What to do about a library that is not installed; re-raises what is a bug of ours."""
+    """What to do about a module that is not installed; empty for one of ours, which is a bug."""
     top = module.split(".")[0]
     if module == verb_module:
         return "is not part of this installation"
     if top in ("torch", "diffusers", "onnx", "onnxscript", "safetensors", "tensorboard"):
         return f"{top} is not installed; training needs it: `make setup-dev` or `pip install -e '.[train]'`"
     if top == "rclpy" or module in ("dp_ros.msg", "dp_ros.srv", "dp_ros.action"):
-        return (
-            f"{module} is not to be found: run `make setup` and `source ./env.sh` (or source your workspace)"
-        )
-    return f"Python module {module} is not installed: run `make setup`, or `pip install -e .`"
+        return f"there is no {module}: run `make setup` and `source ./env.sh`, or source your workspace"
+    return "" if top == "dp_ros" else f"{module} is not installed: run `make setup`, or `pip install -e .`"
 
 
 def _help() -> str:
