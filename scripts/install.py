@@ -236,10 +236,11 @@ def rewrite_wheel_paths() -> int:
 def build(ros_prefix: Path | None, done: dict[str, str]) -> None:
     """Build the interfaces with colcon into `.ros/install`, the Python sources as links."""
     interfaces = sorted(p for kind in ("msg", "srv", "action") for p in (ROOT / kind).glob(f"*.{kind}"))
-    nodes = sorted(path.name for path in (ROOT / "dp_ros/nodes").glob("*_node.py"))
+    patterns = ("dp_ros/nodes/*_node.py", "launch/*", "config/**/*", "models/*/*")  # installed as links
+    linked = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
     inputs = [*interfaces, *(ROOT / name for name in CMAKE_SOURCES)]
     packages = done.get("packages ros", str(ros_prefix))
-    wanted = digest(*inputs, *nodes, packages)
+    wanted = digest(*inputs, *linked, packages)
     if done.get("build") == wanted and (BUILT / "install/setup.bash").exists():
         return
     say(f"building {len(interfaces)} interfaces with colcon (about a minute)")
