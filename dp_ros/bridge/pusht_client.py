@@ -39,8 +39,10 @@ class PushTClient:
     def __init__(self, task: TaskSpec, check: Callable[[], None], timeout_s: float = 30.0) -> None:
         self._task, self._check, self._timeout_s = task, check, timeout_s
         self._context = rclpy.Context()
-        self._statuses: list[Any] = []
-        self._chunks: list[Any] = []
+        #: Every EpisodeStatus since the last reset.
+        self.statuses: list[Any] = []
+        #: Every ActionChunk since the last reset.
+        self.chunks: list[Any] = []
 
     def __enter__(self) -> Self:
         rclpy.init(context=self._context)
@@ -52,10 +54,10 @@ class PushTClient:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self.node.create_subscription(
-            EpisodeStatus, "/pusht/status", self._statuses.append, reliable_qos(1000)
+            EpisodeStatus, "/pusht/status", self.statuses.append, reliable_qos(1000)
         )
         self.node.create_subscription(
-            ActionChunk, "/policy/action_chunk", self._chunks.append, reliable_qos(1000)
+            ActionChunk, "/policy/action_chunk", self.chunks.append, reliable_qos(1000)
         )
         self._reset_client = self.node.create_client(ResetEpisode, "/pusht/reset")
         self._run_client = ActionClient(self.node, RunPolicy, "/policy/run")
@@ -94,7 +96,7 @@ class PushTClient:
         """
         self.wait(self._reset_client.service_is_ready, "the simulated robot (service /pusht/reset)")
         self.wait(self._run_client.server_is_ready, "the policy node (action /policy/run)")
-        self.wait(lambda: self._statuses, "the simulated robot's status (/pusht/status)")
+        self.wait(lambda: self.statuses, "the simulated robot's status (/pusht/status)")
 
     def reset(self, seed: int) -> None:
         """Put the world at a start state and wait until the policy can only see that world.
@@ -106,16 +108,16 @@ class PushTClient:
         answer = self.wait(lambda: future.done() and future.result(), "the reset")
         if not answer.success:
             raise UserError(f"reset to seed {seed}: {answer.message}")
-        self._statuses.clear()
+        self.statuses.clear()
         settled_ns = to_ns(answer.stamp) + (self._task.n_obs_steps - 1) * self._task.dt_ns
         self.wait(
             lambda: any(
-                s.episode == answer.episode and to_ns(s.header.stamp) >= settled_ns for s in self._statuses
+                s.episode == answer.episode and to_ns(s.header.stamp) >= settled_ns for s in self.statuses
             ),
             "observations of the new episode",
         )
-        self._statuses.clear()
-        self._chunks.clear()
+        self.statuses[:] = [status for status in self.statuses if status.episode == answer.episode]
+        self.chunks.clear()
 
     def run_episode(
         self, seed: int, *, repeat: int = 0, time_limit_s: float = 40.0, wall_limit_s: float = 300.0
@@ -135,14 +137,10 @@ class PushTClient:
             UserError: if the policy refuses or aborts the goal, or nothing ends within the limits.
         """
         self.reset(seed)
-        goal = RunPolicy.Goal(time_limit_s=time_limit_s, seed=noise_seed(seed, repeat))
-        sent = self._run_client.send_goal_async(goal)
-        handle = self.wait(lambda: sent.done() and sent.result(), "the policy's answer to the goal")
-        if not handle.accepted:
-            raise UserError("the policy node refused the goal; its log says why")
+        handle = self.send_goal(seed=noise_seed(seed, repeat), time_limit_s=time_limit_s)
         result_future = handle.get_result_async()
         self.wait(
-            lambda: result_future.done() or (self._statuses and self._statuses[-1].done),
+            lambda: result_future.done() or (self.statuses and self.statuses[-1].done),
             "the end of the episode",
             wall_limit_s,
         )
@@ -152,17 +150,40 @@ class PushTClient:
         result = self.wait(
             lambda: result_future.done() and result_future.result(), "the policy to stop"
         ).result
-        if not (self._statuses and self._statuses[-1].done):
+        if not (self.statuses and self.statuses[-1].done):
             raise UserError(f"seed {seed}: the policy stopped, {result.reason}: {result.message}")
         return self._episode(seed, repeat, result.late_steps), result.reason
 
+    def send_goal(self, *, seed: int, time_limit_s: float) -> Any:
+        """Let the policy act; returns the goal's handle.
+
+        Raises:
+            UserError: if the policy refuses.
+        """
+        sent = self._run_client.send_goal_async(RunPolicy.Goal(time_limit_s=time_limit_s, seed=seed))
+        handle = self.wait(lambda: sent.done() and sent.result(), "the policy's answer to the goal")
+        if not handle.accepted:
+            raise UserError("the policy node refused the goal; its log says why")
+        return handle
+
+    def wait_for_result(self, handle: Any, timeout_s: float) -> Any:
+        """The goal's status and result once it has ended; processes may have ended too.
+
+        Raises:
+            UserError: after the time-out.
+        """
+        future = handle.get_result_async()
+        check, self._check = self._check, lambda: None
+        try:
+            return self.wait(lambda: future.done() and future.result(), "the goal's end", timeout_s)
+        finally:
+            self._check = check
+
     def _episode(self, seed: int, repeat: int, late_steps: int) -> EpisodeResult:
-        by_step = {status.step: status for status in self._statuses}
+        by_step = {status.step: status for status in self.statuses}
         last = by_step[max(by_step)]
         end_ns = to_ns(last.header.stamp)
-        times_ms = [
-            to_ns(c.inference_time) / 1e6 for c in self._chunks if to_ns(c.observation_stamp) < end_ns
-        ]
+        times_ms = [to_ns(c.inference_time) / 1e6 for c in self.chunks if to_ns(c.observation_stamp) < end_ns]
         return EpisodeResult(
             seed=seed,
             repeat=repeat,
