@@ -32,9 +32,11 @@ else
       echo "        run  make setup  in this shell, or use a shell without that ROS 2." >&2
     fi
     export ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3 _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
-    for _dp_ros_folder in $(find "$_dp_ros_root/.venv/lib/" -maxdepth 3 -name 'ros_*.libs'); do
+    while IFS= read -r _dp_ros_folder; do
       _dp_ros_prepend LD_LIBRARY_PATH "$_dp_ros_folder"
-    done
+    done <<END
+$(find "$_dp_ros_root/.venv/lib/" -maxdepth 3 -name 'ros_*.libs')
+END
     _dp_ros_prepend LD_LIBRARY_PATH "$_dp_ros_root/.venv/lib"
     _dp_ros_prepend AMENT_PREFIX_PATH "$_dp_ros_root/.venv"
     _dp_ros_prepend CMAKE_PREFIX_PATH "$_dp_ros_root/.venv"
@@ -49,9 +51,11 @@ else
   fi
   _dp_ros_prepend LD_LIBRARY_PATH "$_dp_ros_root/.ros/install/lib"
   _dp_ros_prepend AMENT_PREFIX_PATH "$_dp_ros_root/.ros/install"
-  for _dp_ros_folder in $(find "$_dp_ros_root/.ros/install/lib" -maxdepth 2 -name '*-packages' 2>/dev/null); do
-    _dp_ros_prepend PYTHONPATH "$_dp_ros_folder"
-  done
+  while IFS= read -r _dp_ros_folder; do
+    [ -z "$_dp_ros_folder" ] || _dp_ros_prepend PYTHONPATH "$_dp_ros_folder"
+  done <<END
+$(find "$_dp_ros_root/.ros/install/lib" -maxdepth 2 -name '*-packages' 2>/dev/null)
+END
   _dp_ros_prepend PYTHONPATH "$_dp_ros_root"
   _dp_ros_prepend PATH "$_dp_ros_root/.ros/install/bin"
   _dp_ros_prepend PATH "$_dp_ros_root/.venv/bin"

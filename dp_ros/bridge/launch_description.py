@@ -50,5 +50,10 @@ def _action(node: NodeSpec) -> Action:
         remappings=list(node.remappings.items()),
         output="screen",
         emulate_tty=True,
-        on_exit=[Shutdown(reason=f"{node.name} ended")] if node.required else None,
+        on_exit=[OpaqueFunction(function=_end_of, args=[node.name])] if node.required else None,
     )
+
+
+def _end_of(context: LaunchContext, name: str) -> list[Action]:
+    """Stop everything once a node has ended; a second Shutdown, for the others, would be an error."""
+    return [] if context.is_shutdown else [Shutdown(reason=f"{name} ended")]
