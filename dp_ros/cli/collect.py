@@ -13,7 +13,7 @@ import itertools
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from rich.table import Table
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
-from dp_ros.sim.pusht_episodes import Demonstration, DemonstrationStyle, generate_episode
+from dp_ros.sim.pusht_episodes import Demonstration, DemonstrationStyle, Outcome, generate_episode
 from dp_ros.task import TaskSpec, load_task
 
 
@@ -132,8 +132,8 @@ def seeds_to_record(first: int | None, recorded: Iterable[int]) -> Iterator[int]
 
 def collect_in_process(
     task: TaskSpec, args: argparse.Namespace, style: DemonstrationStyle, console: Console
-) -> Iterator[tuple[bool, bool, int]]:
-    """Generate and save episodes; yields (success, kept, steps) of each, in the order of seeds."""
+) -> Generator[Outcome, None, None]:
+    """Generate and save episodes; yields what each came to, in the order of the seeds."""
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(EpisodeWriter(args.out, task))
         if writer.recovered_steps:
@@ -156,7 +156,7 @@ def collect_in_process(
                     writer.add(step)
                 writer.save(episode.seed)
                 recorded += 1
-            yield episode.success, kept, len(episode.steps)
+            yield Outcome(episode.success, kept, len(episode.steps))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ noise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dp_ros.sim.actuation_noise import ActuationNoise
 from dp_ros.sim.pusht import MAX_STEPS, PushT
@@ -49,6 +49,14 @@ class Demonstration:
     success: bool
     score: float
     steps: list[dict[str, Any]] = field(repr=False)
+
+
+class Outcome(NamedTuple):
+    """What one attempt at a demonstration came to."""
+
+    success: bool
+    kept: bool
+    steps: int
 
 
 def generate_episode(

@@ -1,0 +1,298 @@
+"""Records demonstrations: what the task names, on its time grid, into a zarr recording.
+
+Services `~/start`, `~/save` and `~/discard` bound an episode; rows begin with the operator's first command
+and end with the last. Nothing is filled in: a stream that is missing or too old at a grid time, or an
+operator who pauses, ends the recording with a reason, and what came before it can still be saved. Easy to get
+wrong: rows are aligned by header stamps, so a driver that does not set them cannot be recorded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from dp_ros.bridge.clock import to_ns, to_stamp
+from dp_ros.bridge.codecs import CodecProblem, decode, decode_trajectory, message_class
+from dp_ros.bridge.lockstep import DONE_TOPIC, LockstepParticipant
+from dp_ros.bridge.parameters import declare
+from dp_ros.bridge.qos import latched_qos, observation_qos, reliable_qos
+from dp_ros.bridge.spin import run_node
+from dp_ros.data.episode_writer import EpisodeWriter, RecordingError
+from dp_ros.data.layout import NO_SEED
+from dp_ros.errors import UserError
+from dp_ros.msg import LockstepDone, RecorderStatus
+from dp_ros.runtime.demonstration import CommandGapError, DemonstrationRows
+from dp_ros.runtime.observation import BadObservation, ObservationProblem
+from dp_ros.task import load_task
+
+WATCH_S = 0.02
+STATUS_S = 0.5
+
+
+class RecorderNode(Node):
+    """The recorder as a node (services `~/start`, `~/save`, `~/discard`, topic `~/status`)."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        task = self._task = load_task(
+            declare(self, "task", "pusht_state", "task file or name", read_only=True)
+        )
+        out: str = declare(self, "out", "", "zarr recording that episodes are appended to", read_only=True)
+        self._lockstep: bool = declare(
+            self, "lockstep", False, "take part in lockstep simulation as `recorder`", read_only=True
+        )
+        self._operator: str = declare(
+            self, "operator", "teleop", "lockstep participant whose commands are recorded", read_only=True
+        )
+        hold_steps: float = declare(
+            self,
+            "hold_steps",
+            1.5,
+            "steps for which a command counts after its last point (lockstep: 1)",
+            low=1.0,
+            high=100.0,
+            read_only=True,
+        )
+        declare(
+            self,
+            "episode_seed",
+            NO_SEED,
+            "seed of the episode's start, saved with it; -1: none",
+            low=-1,
+            high=2**62,
+        )
+        if not out:
+            raise UserError(
+                "parameter out is empty; give the recording to make or extend, e.g. out:=data/x.zarr"
+            )
+        self._max_age_ns = round(1e9 * max(spec.max_age_s for spec in task.observations.values()))
+        self._rows = DemonstrationRows(task, round(task.dt_ns * (1.0 if self._lockstep else hold_steps)))
+        self._writer = EpisodeWriter(out, task)
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._writes: deque[Future[Any]] = deque()
+        self._recording = False
+        self._message = "ready"
+        if self._writer.recovered_steps:
+            self._note(f"cut off {self._writer.recovered_steps} steps of an episode that was never saved")
+        self._times: deque[int] = deque()  # grid times whose rows are due
+        self._pending_ns: int | None = None  # clock time that lockstep waits for
+        self._operator_done: dict[int, int] = {}  # clock time: stamp of the operator's command for it, or 0
+        self._commands_here: deque[int] = deque(maxlen=64)
+        self._status_pub = self.create_publisher(RecorderStatus, "~/status", latched_qos())
+        for key, spec in task.observations.items():
+            self.create_subscription(
+                message_class(spec.type),
+                spec.topic,
+                lambda message, key=key: self._sample(key, message),
+                observation_qos(lockstep=self._lockstep),
+            )
+        self.create_subscription(JointTrajectory, task.action.topic, self._command, reliable_qos())
+        self._participant = None
+        if self._lockstep:
+            self._participant = LockstepParticipant(self, "recorder", self._tick)
+            self.create_subscription(LockstepDone, DONE_TOPIC, self._participant_done, reliable_qos())
+        for name, callback in (("start", self._start), ("save", self._save), ("discard", self._discard)):
+            self.create_service(Trigger, f"~/{name}", callback)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(WATCH_S, self._advance, clock=steady)
+        self.create_timer(STATUS_S, self._publish_status, clock=steady)
+        self.get_logger().info(
+            f"recording task {task.name} to {out}, which has {self._writer.n_episodes} episodes"
+        )
+        self._publish_status()
+
+    def destroy_node(self) -> None:
+        """Give up the episode in progress and let others write to the recording."""
+        if self._rows.n_rows:
+            self.get_logger().warning(f"{self._rows.n_rows} steps were not saved")
+        self._disk.submit(self._writer.close).result()
+        self._disk.shutdown()
+        super().destroy_node()
+
+    # --- services ---------------------------------------------------------------------------------------
+
+    def _start(self, request: Any, response: Any) -> Any:
+        if self._recording:
+            response.message = f"already recording, {self._rows.n_rows} steps so far; save or discard them"
+        elif self._rows.n_rows:
+            response.message = f"{self._rows.n_rows} steps are not saved yet; save or discard them"
+        else:
+            try:
+                self._rows.buffer.check_fresh(self._now())
+            except ObservationProblem as problem:
+                response.message = str(problem)
+            else:
+                self._rows.begin()
+                self._times = deque([self._now()] if self._lockstep else [])
+                self._recording, response.success = True, True
+                response.message = self._note("recording")
+        return response
+
+    def _save(self, request: Any, response: Any) -> Any:
+        steps, early = self._rows.n_rows, not self._recording
+        if not steps:
+            response.message = "no steps to save: " + (
+                f"nothing was commanded on {self._task.action.topic}" if self._recording else "not recording"
+            )
+            return response
+        try:
+            self._wait_for_writes()
+            index = self._disk.submit(self._writer.save, self.get_parameter("episode_seed").value).result()
+        except RecordingError as error:
+            response.message = self._note(str(error))
+            return response
+        end = f"; {self._message}" if early else ""
+        self._recording = False
+        self._rows.begin()
+        response.success, response.message = True, self._note(f"episode {index} saved, {steps} steps{end}")
+        return response
+
+    def _discard(self, request: Any, response: Any) -> Any:
+        if not self._recording and not self._rows.n_rows:
+            response.message = "not recording"
+            return response
+        steps = self._rows.n_rows
+        self._recording = False
+        self._rows.begin()
+        self._writes.clear()
+        try:
+            self._disk.submit(self._writer.discard).result()
+            response.success, response.message = True, self._note(f"{steps} steps discarded")
+        except OSError as error:
+            response.message = self._note(f"{steps} steps discarded, but not cleared from the disk: {error}")
+        return response
+
+    # --- messages ---------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return (
+            self._participant.now_ns if self._participant is not None else self.get_clock().now().nanoseconds
+        )
+
+    def _sample(self, key: str, message: Any) -> None:
+        buffer, stamp_ns = self._rows.buffer, to_ns(message.header.stamp)
+        known_ns = buffer.newest_ns(self._task.anchor)
+        try:
+            try:
+                value = decode(message, self._task.observations[key])
+            except CodecProblem as problem:
+                buffer.reject(key, str(problem))
+            buffer.add(key, stamp_ns, value)
+        except BadObservation as problem:
+            self.get_logger().warning(f"sample refused: {problem}", throttle_duration_sec=2.0)
+            return
+        newest_ns = buffer.newest_ns(self._task.anchor)
+        if self._recording and not self._lockstep and self._rows.first_ns is None and newest_ns != known_ns:
+            assert newest_ns is not None
+            self._times.append(newest_ns)  # the grid begins at the first of these with a command
+        self._advance()
+
+    def _command(self, message: Any) -> None:
+        command = decode_trajectory(message)
+        received_ns = command.stamp_ns if self._lockstep else self._now()
+        problem = self._rows.commands.add(
+            command.stamp_ns, command.names, command.times_ns, command.positions, received_ns
+        )
+        if problem is not None and self._recording:
+            self._end(problem)
+        self._commands_here.append(command.stamp_ns)
+        self._advance()
+
+    def _tick(self, time_ns: int) -> None:
+        self._pending_ns = time_ns
+        if self._recording:
+            self._times.append(time_ns)
+        self._advance()
+
+    def _participant_done(self, message: Any) -> None:
+        if message.participant == self._operator:
+            self._operator_done[to_ns(message.stamp)] = to_ns(message.last_command)
+            while len(self._operator_done) > 64:
+                del self._operator_done[min(self._operator_done)]
+            self._advance()
+
+    # --- rows -------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Write the rows that are due, and let lockstep go on when there is no more to come for its time."""
+        while self._recording and self._times and self._ready(self._times[0]):
+            self._take(self._times.popleft())
+        while self._writes and self._writes[0].done():
+            error = self._writes.popleft().exception()
+            if error is not None:
+                self._end(str(error))
+        if self._participant is not None and self._pending_ns is not None:
+            due = self._recording and self._pending_ns in self._times
+            if not due:
+                self._participant.done(self._pending_ns)
+                self._pending_ns = None
+
+    def _ready(self, time_ns: int) -> bool:
+        """Whether everything that belongs to `time_ns` is here, or will not come any more."""
+        if self._lockstep:
+            command_ns = self._operator_done.get(time_ns)
+            return (
+                command_ns is not None
+                and (command_ns == 0 or command_ns in self._commands_here)
+                and self._rows.buffer.complete_at(time_ns)
+            )
+        newest = [self._rows.buffer.newest_ns(key) or 0 for key in self._task.observations]
+        return min(newest) >= time_ns or self._now() - time_ns > self._max_age_ns
+
+    def _take(self, time_ns: int) -> None:
+        try:
+            row = self._rows.row(time_ns)
+        except (ObservationProblem, CommandGapError) as problem:
+            self._end(str(problem))
+            return
+        if row is not None:
+            self._writes.append(self._disk.submit(self._writer.add, row))
+        if not self._lockstep and self._rows.first_ns is not None:
+            self._times = deque([time_ns + self._task.dt_ns])
+
+    def _end(self, problem: str) -> None:
+        """Stop recording, keep the rows so far until they are saved or discarded."""
+        self._recording = False
+        self._times.clear()
+        self._note(f"recording ended after {self._rows.n_rows} steps: {problem}", bad=True)
+
+    def _wait_for_writes(self) -> None:
+        while self._writes:
+            self._writes.popleft().result()
+
+    def _note(self, message: str, *, bad: bool = False) -> str:
+        """Log and publish what happened."""
+        self._message = message
+        logger = self.get_logger()
+        if bad:
+            logger.error(message)
+        else:
+            logger.info(message)
+        if hasattr(self, "_status_pub"):
+            self._publish_status()
+        return message
+
+    def _publish_status(self) -> None:
+        message = RecorderStatus(
+            phase="recording" if self._recording else "idle",
+            episodes=self._writer.n_episodes,
+            steps=self._rows.n_rows,
+            message=self._message,
+        )
+        message.header.stamp = to_stamp(self._now())
+        self._status_pub.publish(message)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node."""
+    return run_node(RecorderNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

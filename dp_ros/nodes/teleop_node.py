@@ -1,0 +1,148 @@
+"""Demonstrates a task: commands the robot on the topic on which a person's device would.
+
+The operator is the scripted PushT expert, which sees the simulated robot's status. It commands after
+`~/start`, until `~/stop` or the end of the episode. Easy to get wrong: what is published is what the operator
+wants; noise on what is executed is the robot's (`actuation_noise_px`).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from dp_ros.bridge.clock import to_ns
+from dp_ros.bridge.codecs import encode_command
+from dp_ros.bridge.lockstep import LockstepParticipant
+from dp_ros.bridge.parameters import declare
+from dp_ros.bridge.qos import reliable_qos
+from dp_ros.bridge.spin import run_node
+from dp_ros.msg import EpisodeStatus
+from dp_ros.sim.pusht_expert import SMOOTH_PX_PER_STEP, PushTExpert
+from dp_ros.task import load_task
+
+OPERATORS = ("expert",)
+
+
+class TeleopNode(Node):
+    """The operator as a node (services `~/start`, `~/stop`)."""
+
+    def __init__(self) -> None:
+        super().__init__("teleop")
+        self._task = load_task(declare(self, "task", "pusht_state", "task file or name", read_only=True))
+        declare(self, "operator", "expert", "who demonstrates", choices=OPERATORS, read_only=True)
+        lockstep: bool = declare(
+            self, "lockstep", False, "take part in lockstep simulation as `teleop`", read_only=True
+        )
+        push, travel = (
+            declare(
+                self,
+                name,
+                default,
+                f"speed of the expert {when}, px per step",
+                low=0.1,
+                high=100.0,
+                read_only=True,
+            )
+            for name, default, when in (
+                ("push_px_per_step", SMOOTH_PX_PER_STEP[0], "while pushing"),
+                ("travel_px_per_step", SMOOTH_PX_PER_STEP[1], "between pushes"),
+            )
+        )
+        self._expert = PushTExpert(push_px_per_step=push, travel_px_per_step=travel)
+        self._enabled = False
+        self._episode = -1  # that the expert was last reset for
+        self._operating = -1  # episode that is being demonstrated
+        self._pending_ns: int | None = None  # clock time that lockstep waits for
+        self._last_ns = 0  # stamp of the newest status that was dealt with
+        self._status: Any = None
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        self._planned = self.create_guard_condition(self._publish_planned)
+        self._plans: list[tuple[int, Future[NDArray[np.float64]]]] = []
+        self._command_pub = self.create_publisher(JointTrajectory, self._task.action.topic, reliable_qos())
+        self._participant = LockstepParticipant(self, "teleop", self._tick) if lockstep else None
+        self.create_subscription(EpisodeStatus, "/pusht/status", self._receive_status, reliable_qos(1000))
+        self.create_service(Trigger, "~/start", self._start)
+        self.create_service(Trigger, "~/stop", self._stop)
+
+    def destroy_node(self) -> None:
+        """Stop planning and release everything."""
+        self._planner.shutdown(cancel_futures=True)
+        super().destroy_node()
+
+    # --- services ---------------------------------------------------------------------------------------
+
+    def _start(self, request: Any, response: Any) -> Any:
+        if self._status is None:
+            response.message = "no status of the simulated robot yet (/pusht/status)"
+        elif self._status.phase == "done":
+            response.message = f"episode {self._status.episode} is over; reset the robot first"
+        else:
+            self._enabled, self._operating = True, self._status.episode
+            response.success, response.message = True, f"demonstrating episode {self._operating}"
+        return response
+
+    def _stop(self, request: Any, response: Any) -> Any:
+        response.success, response.message = True, "stopped" if self._enabled else "was not demonstrating"
+        self._enabled = False
+        return response
+
+    # --- operation --------------------------------------------------------------------------------------
+
+    def _receive_status(self, status: Any) -> None:
+        stamp_ns = to_ns(status.header.stamp)
+        if self._status is not None and stamp_ns <= to_ns(self._status.header.stamp):
+            return  # lockstep repeats what it published while it waits
+        self._status = status
+        if self._enabled and (status.phase == "done" or status.episode != self._operating):
+            self._enabled = False
+        if self._participant is not None:
+            self._answer()
+        elif self._enabled:
+            self._plans.append((stamp_ns + self._task.dt_ns, self._planner.submit(self._act, status)))
+            self._plans[-1][1].add_done_callback(lambda _: self._planned.trigger())
+
+    def _tick(self, time_ns: int) -> None:
+        self._pending_ns = time_ns
+        self._answer()
+
+    def _answer(self) -> None:
+        """Lockstep: command for the clock time, once its status is here."""
+        time_ns = self._pending_ns
+        if time_ns is None or self._status is None or to_ns(self._status.header.stamp) != time_ns:
+            return
+        self._pending_ns = None
+        if self._enabled:
+            self._command(self._act(self._status), time_ns)
+        assert self._participant is not None
+        self._participant.done(time_ns, time_ns if self._enabled else 0)
+
+    def _publish_planned(self) -> None:
+        while self._plans and self._plans[0][1].done():
+            time_ns, plan = self._plans.pop(0)
+            if self._enabled:
+                self._command(plan.result(), time_ns)
+
+    def _act(self, status: Any) -> NDArray[np.float64]:
+        """Target for the state of `status`; in real time this runs in the planning thread."""
+        if status.episode != self._episode or status.phase == "ready":
+            self._expert.reset(max(status.seed, 0))
+            self._episode = status.episode
+        return self._expert.act(status.state)
+
+    def _command(self, target: NDArray[np.float64], time_ns: int) -> None:
+        self._command_pub.publish(encode_command(target, time_ns, self._task.action.names))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node."""
+    return run_node(TeleopNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
