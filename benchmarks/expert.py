@@ -2,8 +2,8 @@
 
     nice python benchmarks/expert.py 100000:100050 0:500 [--noise 3] [--push 12 --travel 24]
 
-`--noise` perturbs the executed target (Gaussian, px), as in the recording of recovery data. Smoothness is the mean
-length of the second difference of the targets, px per step^2.
+`--noise` perturbs the executed target (Gaussian, px), as in the recording of recovery data. Smoothness is the
+mean length of the second difference of the targets, px per step^2.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ def run_episode(seed: int, noise_px: float, expert: PushTExpert) -> tuple[PushT,
 
 def main() -> None:
     """Parse the command line, run, print one line per range."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("ranges", nargs="+", help="seed ranges, first:last+1")
-    parser.add_argument("--noise", type=float, default=0.0, help="px of Gaussian noise on the executed target")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="px of Gaussian noise on the executed target"
+    )
     parser.add_argument("--push", type=float, default=SMOOTH_PX_PER_STEP[0], help="px per step while pushing")
     parser.add_argument("--travel", type=float, default=SMOOTH_PX_PER_STEP[1], help="px per step otherwise")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
 """ROS messages to arrays and back: one table by message type.
 
-Arrays come out in the shape that the task states, or the message is refused with what it gave and what the task
-says. Easy to get wrong: joints are looked up by name, because a driver may publish them in any order and may
-publish others in between.
+Arrays come out in the shape that the task states, or the message is refused with what it gave and what the
+task says. Easy to get wrong: joints are looked up by name, because a driver may publish them in any order and
+may publish others in between.
 """
 
 from __future__ import annotations

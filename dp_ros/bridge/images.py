@@ -2,8 +2,8 @@
 
 The common encodings are converted here, as a view of the message's bytes where nothing has to change: row
 padding is skipped, both byte orders are read. Everything else goes through cv_bridge where that is installed.
-Easy to get wrong: rows may be padded (`step` larger than width times pixel size), and 16-bit pictures may come
-in the other byte order.
+Easy to get wrong: rows may be padded (`step` larger than width times pixel size), and 16-bit pictures may
+come in the other byte order.
 """
 
 from __future__ import annotations

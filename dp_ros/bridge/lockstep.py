@@ -1,9 +1,9 @@
 """Lockstep on `/clock`: simulated time moves on when everybody has finished with the present one.
 
-The simulated robot publishes its samples for time t and `/clock` t, and waits on a `LockstepBarrier` until each
-participant it was told of has published `LockstepDone` for t. Messages on different topics overtake one another, so
-a participant also says which command it published for t, and the barrier waits for that command too. While it waits,
-the robot repeats the clock and its samples, so that a node which joins late finds them.
+The simulated robot publishes its samples for time t and `/clock` t, and waits on a `LockstepBarrier` until
+each participant it was told of has published `LockstepDone` for t. Messages on different topics overtake one
+another, so a participant also says which command it published for t, and the barrier waits for that command
+too. While it waits, the robot repeats the clock and its samples, so that a node which joins late finds them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Node parameters with descriptors: declared in one line each, checked by rclpy, described to `ros2 param`.
 
-Easy to get wrong: a range in a descriptor is enforced when a parameter is set, also from the command line, and the
-error names the parameter but not the remedy; `describe` therefore puts units and range into the text as well.
+Easy to get wrong: a range in a descriptor is enforced when a parameter is set, also from the command line,
+and the error names the parameter but not the remedy; `describe` therefore puts units and range into the text
+as well.
 """
 
 from __future__ import annotations

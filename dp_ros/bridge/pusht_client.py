@@ -1,7 +1,8 @@
 """Runs episodes on the simulated robot from outside: reset, `RunPolicy` goal, score.
 
-What `dp-ros demo`, `dp-ros eval --ros` and the system tests use; a client like any other. Easy to get wrong: after a
-reset the policy's buffer still holds the old world, so the goal is sent only when enough new steps were published.
+What `dp-ros demo`, `dp-ros eval --ros` and the system tests use; a client like any other. Easy to get wrong:
+after a reset the policy's buffer still holds the old world, so the goal is sent only when enough new steps
+were published.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One thread that runs one inference at a time, so that no callback ever waits for a model.
 
-Results are handed over on the caller's thread: `wake` only announces them, `take` fetches them. Easy to get wrong:
-the thread must be joined before its engine goes away, and a result that nobody takes must not keep it alive.
+Results are handed over on the caller's thread: `wake` only announces them, `take` fetches them. Easy to get
+wrong: the thread must be joined before its engine goes away, and a result that nobody takes must not keep it
+alive.
 """
 
 from __future__ import annotations

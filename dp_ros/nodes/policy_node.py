@@ -1,8 +1,8 @@
 """Runs a policy on a robot: observations in, action trajectories out, inside a `RunPolicy` goal only.
 
 A lifecycle node. Configuring loads task and model and starts to listen; activating allows goals; nothing is
-commanded outside a goal. The loop itself is `runtime.Controller`; this file connects it to topics, to the worker
-thread and, in lockstep simulation, to the clock.
+commanded outside a goal. The loop itself is `runtime.Controller`; this file connects it to topics, to the
+worker thread and, in lockstep simulation, to the clock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Simulated PushT robot: camera, joints, keypoints and score out, joint trajectories in.
 
-In real time it ticks at the task's rate on the wall clock. In lockstep it publishes `/clock` and waits at each tick
-until its participants are done, which makes a run deterministic and as fast as they are. After a reset the world
-stands still until the first command comes, and again once the episode is over.
+In real time it ticks at the task's rate on the wall clock. In lockstep it publishes `/clock` and waits at
+each tick until its participants are done, which makes a run deterministic and as fast as they are. After a
+reset the world stands still until the first command comes, and again once the episode is over.
 """
 
 from __future__ import annotations

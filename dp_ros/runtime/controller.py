@@ -1,15 +1,15 @@
 """The closed loop, one tick at a time: observe, decide whether to infer, gate, schedule.
 
 ```
- observations   o─────o                     n_obs_steps, the newest at t
- predicted      a0 a1 a2 a3 a4 … a15        horizon, from the oldest observation on
- executed          a1 a2 … a8               n_action_steps from t on (plus those that bridge the next inference)
- next inference            ▲                at t + (n_action_steps - lead) * dt
+ observations   o─────o                     n_obs_steps, the newest at t predicted      a0 a1 a2 a3 a4 … a15
+ horizon, from the oldest observation on executed          a1 a2 … a8               n_action_steps from t on
+ (plus those that bridge the next inference) next inference            ▲                at t + (n_action_steps
+ - lead) * dt
 ```
 
-Pure: time comes in, requests and chunks come out, and the caller runs the model (in a worker thread on a robot,
-in place in an evaluation). Easy to get wrong: a tick may come while an inference is under way, and its result
-may arrive after the run it belongs to has ended; `accept` ignores such a result.
+Pure: time comes in, requests and chunks come out, and the caller runs the model (in a worker thread on a
+robot, in place in an evaluation). Easy to get wrong: a tick may come while an inference is under way, and its
+result may arrive after the run it belongs to has ended; `accept` ignores such a result.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The PushT world: a round agent pushes a T onto its goal pose, seen from above.
 
 Given the same start state and actions it reproduces the environment of Diffusion Policy (Chi et al., 2023,
-arXiv 2303.04137) to the last bit, so scores can be compared with published ones. Lengths are pixels of a
-512 x 512 plane with y pointing down. Easy to get wrong: the T's centre of mass lies 45 px from its origin, and
+arXiv 2303.04137) to the last bit, so scores can be compared with published ones. Lengths are pixels of a 512
+x 512 plane with y pointing down. Easy to get wrong: the T's centre of mass lies 45 px from its origin, and
 the paper tests with a reset that sets the origin first and turns the T about its centre of mass afterwards
 (`legacy=True`); to put the world back into a state that was read from it, reset with `legacy=False`.
 """
@@ -115,8 +115,9 @@ class PushT:
         """Start an episode from `seed`, from `state` (agent x, y, block x, y, angle) or from a random seed.
 
         `legacy` sets the block's position before its angle, which is how the paper tests; the block then ends
-        up elsewhere than `state` says, because it turns about its centre of mass. One physics step follows, as
-        in the reference. Raises UserError for a seed out of range, a state of wrong shape, or both at once.
+        up elsewhere than `state` says, because it turns about its centre of mass. One physics step follows,
+        as in the reference. Raises UserError for a seed out of range, a state of wrong shape, or both at
+        once.
         """
         if state is None:
             self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)

@@ -1,9 +1,10 @@
 """A scripted operator that solves PushT and can be asked at any state.
 
-It plans one push at a time (`pusht_plan`), follows the way to it at a limited speed, waits for the agent to settle and
-plans again from the true state. Between two plans it only remembers the push being run; it plans anew as soon as the
-agent or the T is not where the push should have brought them, so its answers stay right when noise, a person or
-another policy moves the agent. Easy to get wrong: ask it once per control step, in order, for it counts the steps.
+It plans one push at a time (`pusht_plan`), follows the way to it at a limited speed, waits for the agent to
+settle and plans again from the true state. Between two plans it only remembers the push being run; it plans
+anew as soon as the agent or the T is not where the push should have brought them, so its answers stay right
+when noise, a person or another policy moves the agent. Easy to get wrong: ask it once per control step, in
+order, for it counts the steps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Shortest ways round the T for the agent, and how fast to go along them.
 
-In the T's own frame the two boxes of the T, grown by the clearance, stay axis-aligned boxes; the shortest way between
-two points outside them runs over their six outer corners (a visibility graph). Easy to get wrong: after a push the
-agent touches the T and so stands inside the grown boxes; the way starts with the shortest step out of them.
+In the T's own frame the two boxes of the T, grown by the clearance, stay axis-aligned boxes; the shortest way
+between two points outside them runs over their six outer corners (a visibility graph). Easy to get wrong:
+after a push the agent touches the T and so stands inside the grown boxes; the way starts with the shortest
+step out of them.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ class Ways:
         if not visible(start, end):
             between, following = corner_graph(pose[None])
             penalty = _OUTSIDE_COST * outside_px(to_world(CORNERS, pose))
-            total = (_lengths(start, CORNERS) + penalty)[:, None] + between[0] + self._last_leg[None, :, index]
+            total = (
+                (_lengths(start, CORNERS) + penalty)[:, None] + between[0] + self._last_leg[None, :, index]
+            )
             corner, last = np.unravel_index(int(total.argmin()), total.shape)
             way.append(CORNERS[corner])
             while corner != last:
@@ -137,8 +140,8 @@ class Ways:
 def timed_points(way: Floats, speed_limit: Floats, acceleration: float) -> Floats:
     """Walk along `way` (K, 2) and return one point per control step (N, 2), the last of them the end of the way.
 
-    Starts and ends at rest. `speed_limit` (K - 1,) holds per leg, px per step; `acceleration` is in px per step^2.
-    The speed at a corner falls with the angle turned there, to rest when turning back.
+    Starts and ends at rest. `speed_limit` (K - 1,) holds per leg, px per step; `acceleration` is in px per
+    step^2. The speed at a corner falls with the angle turned there, to rest when turning back.
     """
     legs = np.diff(way, axis=0)
     length = np.hypot(legs[:, 0], legs[:, 1])
@@ -165,5 +168,7 @@ def timed_points(way: Floats, speed_limit: Floats, acceleration: float) -> Float
     duration = np.concatenate([[0.0], np.cumsum(2.0 * gap / np.maximum(speed[1:] + speed[:-1], 1e-6))])
     count = max(1, int(np.ceil(duration[-1] - 1e-9)))
     along = np.interp(np.arange(1, count + 1) * duration[-1] / count, duration, grid)
-    corner = np.stack([np.interp(along, place, np.r_[way[:1], way[:1] + np.cumsum(legs, 0)][:, k]) for k in (0, 1)])
+    corner = np.stack(
+        [np.interp(along, place, np.r_[way[:1], way[:1] + np.cumsum(legs, 0)][:, k]) for k in (0, 1)]
+    )
     return corner.T

@@ -1,9 +1,10 @@
 """Decides which push to make next: a beam search over sequences of straight pushes.
 
-A node is a T pose and the agent's place; its children are all pushes of the table, each at its best length in three
-classes of length. The cost of a plan is the time it takes in control steps plus a guess of the time still to go.
-Easy to get wrong: the guess needs its linear term (with the logarithm alone the planner idles far from the goal), and
-long pushes must be kept where short ones look better, or the search ends in dead ends when the T lies turned round.
+A node is a T pose and the agent's place; its children are all pushes of the table, each at its best length in
+three classes of length. The cost of a plan is the time it takes in control steps plus a guess of the time
+still to go. Easy to get wrong: the guess needs its linear term (with the logarithm alone the planner idles
+far from the goal), and long pushes must be kept where short ones look better, or the search ends in dead ends
+when the T lies turned round.
 """
 
 from __future__ import annotations
@@ -110,7 +111,12 @@ def plan_push(
         order = np.argsort(cost, kind="stable")
         row = int(order[0])
         if best is None or cost[row] < best[0]:
-            best = (float(cost[row]), int(children.root[row]), int(children.root_length[row]), float(to_go[row]))
+            best = (
+                float(cost[row]),
+                int(children.root[row]),
+                int(children.root_length[row]),
+                float(to_go[row]),
+            )
         if fallback is None:
             long = np.flatnonzero(table.length_px[children.root_length] > LENGTH_CLASSES_PX[1])
             row = int(long[cost[long].argmin()]) if len(long) else row
@@ -145,7 +151,7 @@ def _expand(
         classes.append(best)
         low = high
     length = np.stack(classes, axis=2)  # (B, P, 3)
-    node, primitive, _ = np.indices(length.shape)
+    node, primitive = np.indices(length.shape)[:2]
     usable = np.isfinite(np.take_along_axis(value, length, axis=2)) & np.isfinite(travel)[:, :, None]
     node, primitive, length = node[usable], primitive[usable], length[usable]
 

@@ -1,10 +1,11 @@
 """Predicts where a straight push of the round agent takes the T.
 
-Contacts in the PushT world have no friction and everything stops when it is not pushed, so a push is a sequence of
-projections: the T gives way along the contact normal, by translation and by rotation in proportion to mass and
-inertia. Away from the walls the outcome depends only on where on the T the push starts, never on where the T lies:
-that is why all useful pushes are simulated once, in the T's own frame, and kept in a table. Easy to get wrong: poses
-are those of the T's origin, while it turns about its centre of mass.
+Contacts in the PushT world have no friction and everything stops when it is not pushed, so a push is a
+sequence of projections: the T gives way along the contact normal, by translation and by rotation in
+proportion to mass and inertia. Away from the walls the outcome depends only on where on the T the push
+starts, never on where the T lies: that is why all useful pushes are simulated once, in the T's own frame, and
+kept in a table. Easy to get wrong: poses are those of the T's origin, while it turns about its centre of
+mass.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def push_table() -> PushTable:
     points, normals = (np.tile(array, (len(PUSH_ANGLES_RAD), 1)) for array in (points, normals))
     standoff = points + normals * AGENT_RADIUS_PX - direction * STANDOFF_PX
     low, high = T_BOXES[:, 0] - CLEARANCE_PX, T_BOXES[:, 1] + CLEARANCE_PX
-    inside = ((standoff[:, None] > low) & (standoff[:, None] < high)).all(axis=2).any(axis=1)
+    between: NDArray[np.bool_] = (standoff[:, None] > low) & (standoff[:, None] < high)
+    inside = np.any(np.all(between, axis=2), axis=1)
     standoff, direction = standoff[~inside], direction[~inside]
     pose = np.swapaxes(simulate_pushes(standoff, direction, MAX_PUSH_PX + STANDOFF_PX), 0, 1)[:, 1:]
     length_px = MODEL_STEP_PX * np.arange(1, pose.shape[1] + 1)

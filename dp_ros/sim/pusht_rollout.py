@@ -1,8 +1,9 @@
 """One PushT episode in one process, through the very runtime that the policy node runs.
 
-Observations go through `runtime.Controller` and its actions through the same trajectory execution as the simulated
-robot's node, on a clock that this function moves; so an episode here and one over ROS in lockstep are equal bit for
-bit. Two steps at rest come before the first inference, as when a robot stands before it starts.
+Observations go through `runtime.Controller` and its actions through the same trajectory execution as the
+simulated robot's node, on a clock that this function moves; so an episode here and one over ROS in lockstep
+are equal bit for bit. Two steps at rest come before the first inference, as when a robot stands before it
+starts.
 """
 
 from __future__ import annotations

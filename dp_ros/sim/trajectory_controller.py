@@ -1,8 +1,8 @@
 """Trajectory execution as a Jazzy joint_trajectory_controller does it, for the simulated robot.
 
 Validates, replaces outright, interpolates and holds at the end (ros2_controllers user documentation, sections
-"Trajectory representation" and "Trajectory replacement"). Easy to get wrong: the new trajectory is not blended
-with the old one; before its first point the motion runs from what was commanded last to that point.
+"Trajectory representation" and "Trajectory replacement"). Easy to get wrong: the new trajectory is not
+blended with the old one; before its first point the motion runs from what was commanded last to that point.
 """
 
 from __future__ import annotations
