@@ -7,6 +7,7 @@ reset the world stands still until the first command comes, and again once the e
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -26,9 +27,9 @@ from dp_ros.bridge.spin import run_node
 from dp_ros.errors import UserError
 from dp_ros.msg import EpisodeStatus, LockstepDone
 from dp_ros.sim.actuation_noise import ActuationNoise
-from dp_ros.sim.pusht import MAX_STEPS, PushT
+from dp_ros.sim.pusht import CONTROL_HZ, MAX_STEPS, PHYSICS_HZ, PHYSICS_STEPS, PushT, StepResult
 from dp_ros.sim.pusht_rollout import START_NS
-from dp_ros.sim.pusht_view import render
+from dp_ros.sim.pusht_view import MIN_SIZE_PX, render
 from dp_ros.sim.trajectory_controller import TrajectoryController
 from dp_ros.srv import ResetEpisode
 from dp_ros.task import load_task
@@ -74,8 +75,16 @@ class PushTNode(Node):
             low=0.0,
             high=50.0,
         )
-        if 0 < self._image_px < 16:
-            raise UserError(f"parameter image_size_px: got {self._image_px}, expected 0 or 16 to 1024")
+        if 0 < self._image_px < MIN_SIZE_PX:
+            raise UserError(
+                f"parameter image_size_px: got {self._image_px}, expected 0 or {MIN_SIZE_PX} to 1024"
+            )
+        if task.rate_hz != CONTROL_HZ:
+            raise UserError(
+                f"task {task.name}: rate_hz is {task.rate_hz:g}; PushT is controlled at {CONTROL_HZ} Hz"
+            )
+        self._joint_every = self._declare_rate("joint_rate_hz", "joint states")
+        self._camera_every = self._declare_rate("camera_rate_hz", "pictures and keypoints")
         self._dt_ns = task.dt_ns
         self._world, self._robot = PushT(), TrajectoryController(JOINTS)
         self._noise = ActuationNoise(self._noise_px, self._seed)
@@ -94,9 +103,28 @@ class PushTNode(Node):
             self._repeated_s = self._ticked_s = time.monotonic()
             self._timer = self.create_timer(POLL_S, self._advance)
         else:
-            self._wall_origin_s = time.monotonic()
-            self._ticks = 0
-            self._timer = self.create_timer(self._dt_ns / 1e9, self._real_time_tick)
+            # The longest tick after which neither sensor nor the control period is missed.
+            self._tick_steps = math.gcd(self._joint_every, self._camera_every, PHYSICS_STEPS)
+            self._now_ns = self.get_clock().now().nanoseconds
+            self._timer = self.create_timer(self._tick_steps / PHYSICS_HZ, self._real_time_tick)
+
+    def _declare_rate(self, name: str, what: str) -> int:
+        """Declare the rate of a sensor; returns how many physics steps lie between two of its samples."""
+        rate_hz: int = declare(
+            self,
+            name,
+            CONTROL_HZ,
+            f"rate of {what}, Hz; a divisor of {PHYSICS_HZ}",
+            low=CONTROL_HZ,
+            high=PHYSICS_HZ,
+        )
+        if PHYSICS_HZ % rate_hz:
+            raise UserError(f"parameter {name}: got {rate_hz}, expected a divisor of {PHYSICS_HZ}, e.g. 50")
+        if self._lockstep and rate_hz != CONTROL_HZ:
+            raise UserError(
+                f"parameter {name}: got {rate_hz}, expected {CONTROL_HZ}: lockstep ticks at the task's rate"
+            )
+        return PHYSICS_HZ // rate_hz
 
     def _make_endpoints(self, command_topic: str) -> None:
         qos = reliable_qos()
@@ -154,6 +182,7 @@ class PushTNode(Node):
         self._seed, self._phase, self._rejected = seed, "ready", 0
         self._step, self._coverage, self._reward = 0, self._world.coverage(), self._world.reward
         self._success = self._step_begun = False
+        self._physics_steps = 0
         self._episode += 1
         if self._lockstep:
             # A tick of its own, so that no observation of the old world carries the time of the new one.
@@ -178,16 +207,17 @@ class PushTNode(Node):
         if self._phase != "running" and wall_s - self._ticked_s < self._dt_ns / 1e9:
             return
         if self._phase == "running":
-            self._execute(self._robot.sample(self._now_ns))
+            self._finish_step(self._world.step(self._noise.apply(self._robot.sample(self._now_ns))))
         self._now_ns += self._dt_ns
         self._repeated_s = self._ticked_s = wall_s
         self._publish()
 
     def _real_time_tick(self) -> None:
-        """Real time: finish the step that began one tick ago, publish, and sample the command for the next."""
-        if self._phase == "running" and self._step_begun:
-            self._execute(self._target)
-        self._now_ns += self._dt_ns
+        """Real time: do the physics since the last tick, publish, and sample the command at control steps."""
+        if self._step_begun:
+            self._finish_step(self._world.drive(self._target, self._tick_steps))
+        self._physics_steps += self._tick_steps
+        self._now_ns += self._tick_steps * 1_000_000_000 // PHYSICS_HZ
         behind_ns = self.get_clock().now().nanoseconds - self._now_ns
         if abs(behind_ns) > self._dt_ns:
             self.get_logger().warning(
@@ -196,38 +226,53 @@ class PushTNode(Node):
             )
             self._now_ns += behind_ns
         self._publish()
-        self._step_begun = self._phase == "running"
-        if self._step_begun:
-            self._target = self._robot.sample(self._now_ns)
+        if self._physics_steps % PHYSICS_STEPS == 0:
+            self._step_begun = self._phase == "running"
+            if self._step_begun:
+                self._target = self._noise.apply(self._robot.sample(self._now_ns))
 
-    def _execute(self, target: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        result = self._world.step(self._noise.apply(target))
+    def _finish_step(self, result: StepResult | None) -> None:
+        if result is None:
+            return
         self._step += 1
         self._coverage, self._reward, self._success = result.coverage, result.reward, result.done
         if result.done or self._step >= self._max_steps:
-            self._phase = "done"
+            self._phase, self._step_begun = "done", False
             self._robot.hold(self._world.agent_pos)
 
     # --- publishing -------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
-        """Everything that shows the world at `_now_ns`, the clock last."""
+        """What is due of all that shows the world at `_now_ns`; the clock last."""
         stamp = to_stamp(self._now_ns)
+        if self._physics_steps % self._joint_every == 0:
+            self._publish_joints(stamp)
+        if self._physics_steps % self._camera_every == 0:
+            self._publish_keypoints(stamp)
+            if self._image_pub is not None:
+                picture = render(self._world.state, self._image_px)
+                self._image_pub.publish(encode_image(picture, self._now_ns, "pusht_camera"))
+        if self._physics_steps % PHYSICS_STEPS == 0:
+            self._publish_status(stamp)
+        if self._clock_pub is not None:
+            self._clock_pub.publish(Clock(clock=stamp))
+
+    def _publish_joints(self, stamp: Any) -> None:
         world = self._world
         joints = JointState(name=JOINTS, position=world.agent_pos.tolist(), velocity=world.agent_vel.tolist())
         joints.header.stamp = stamp
         self._joint_pub.publish(joints)
+
+    def _publish_keypoints(self, stamp: Any) -> None:
         keypoints = PoseArray()
         keypoints.header.stamp, keypoints.header.frame_id = stamp, "pusht"
-        for x, y in world.keypoints.tolist():
+        for x, y in self._world.keypoints.tolist():
             pose = Pose()
             pose.position.x, pose.position.y = x, y
             keypoints.poses.append(pose)
         self._keypoint_pub.publish(keypoints)
-        if self._image_pub is not None:
-            self._image_pub.publish(
-                encode_image(render(world.state, self._image_px), self._now_ns, "pusht_camera")
-            )
+
+    def _publish_status(self, stamp: Any) -> None:
         status = EpisodeStatus(
             episode=self._episode,
             seed=self._seed,
@@ -237,14 +282,12 @@ class PushTNode(Node):
             success=self._success,
             coverage=self._coverage,
             reward=self._reward,
-            score=world.score,
-            state=world.state.tolist(),
+            score=self._world.score,
+            state=self._world.state.tolist(),
             rejected=self._rejected,
         )
         status.header.stamp = stamp
         self._status_pub.publish(status)
-        if self._clock_pub is not None:
-            self._clock_pub.publish(Clock(clock=stamp))
 
 
 def main(args: list[str] | None = None) -> int:

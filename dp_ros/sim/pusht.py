@@ -29,6 +29,7 @@ GOAL_POSE = (256.0, 256.0, math.pi / 4)  # x, y, angle of the T's origin
 
 PHYSICS_HZ = 100
 CONTROL_HZ = 10
+PHYSICS_STEPS = PHYSICS_HZ // CONTROL_HZ  # of a control step
 MAX_STEPS = 300  # control steps an episode of the paper's evaluation lasts at most
 SUCCESS_COVERAGE = 0.95
 
@@ -138,6 +139,7 @@ class PushT:
         self._space.step(1.0 / PHYSICS_HZ)
         self.steps = 0
         self.score = 0.0
+        self._driven = 0  # physics steps of the control step in progress
         self._coverage: float | None = None
 
     def step(self, action: ArrayLike) -> StepResult:
@@ -146,16 +148,33 @@ class PushT:
         Targets outside the walls are accepted, as in the reference. Raises UserError for a wrong shape or a
         number that is not finite; the world is untouched then.
         """
+        result = self.drive(action, PHYSICS_STEPS - self._driven)
+        assert result is not None
+        return result
+
+    def drive(self, action: ArrayLike, physics_steps: int) -> StepResult | None:
+        """Drive the agent for a part of a control period: `physics_steps` of its PHYSICS_STEPS.
+
+        Returns what the control step led to when it is complete, else None. Raises UserError as `step` does,
+        and if more physics steps are asked for than the control step has left.
+        """
         target_x, target_y = _finite_vector(action, 2, "PushT action (target x, y)")
+        if not 0 < physics_steps <= PHYSICS_STEPS - self._driven:
+            left = PHYSICS_STEPS - self._driven
+            raise UserError(f"PushT physics steps: got {physics_steps}, expected 1 to {left}")
         agent, dt_s = self._agent, 1.0 / PHYSICS_HZ
-        for _ in range(PHYSICS_HZ // CONTROL_HZ):
+        for _ in range(physics_steps):
             (x, y), (vx, vy) = agent.position, agent.velocity
             ax = PD_STIFFNESS * (target_x - x) + PD_DAMPING * (0 - vx)
             ay = PD_STIFFNESS * (target_y - y) + PD_DAMPING * (0 - vy)
             agent.velocity = vx + ax * dt_s, vy + ay * dt_s
             self._space.step(dt_s)
-        self.steps += 1
         self._coverage = None
+        self._driven += physics_steps
+        if self._driven < PHYSICS_STEPS:
+            return None
+        self._driven = 0
+        self.steps += 1
         self.score = max(self.score, self.reward)
         return StepResult(self.reward, self.coverage(), self.success)
 
