@@ -76,7 +76,7 @@ def load_checkpoint(
         policy.load_state_dict(groups["policy"])
         average.policy.load_state_dict(groups["average"])
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in groups["optimizer"].items():
+        for key, value in groups.get("optimizer", {}).items():
             index, name = key.split("/")
             moments.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -107,7 +107,7 @@ def train(
     batches = _Batches(len(windows), spec)
     started_s = time.monotonic() - progress.wall_time_s
     with (
-        SummaryWriter(str(run / TENSORBOARD), purge_step=progress.step or None) as log,
+        SummaryWriter(str(run / TENSORBOARD), purge_step=progress.step + 1 if resume else None) as log,
         TrainingDisplay(console, spec, progress.step) as display,
         _stop_signals() as stopped,
     ):

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dp_ros.data.episode_writer import EpisodeWriter
+from dp_ros.data.windows import Demonstrations, cut_windows, load_demonstrations, split_episodes
+from dp_ros.errors import UserError
+from dp_ros.task import TaskSpec, load_task
+from test.data.recorded import random_episode, small_task
+
+TASK = load_task("pusht_state")
+
+
+def record(path: Path, lengths: list[int], task: TaskSpec = TASK) -> Path:
+    with EpisodeWriter(path, task) as writer:
+        for seed, length in enumerate(lengths):
+            for step in random_episode(task, length, seed):
+                writer.add(step)
+            writer.save()
+    return path
+
+
+def numbered(lengths: list[int]) -> Demonstrations:
+    """Episodes in which every value of a row is the row's number."""
+    n = sum(lengths)
+    rows = np.arange(n, dtype=np.float32)
+    arrays = {"keypoint": np.repeat(rows[:, None], 18, 1), "agent_pos": np.repeat(rows[:, None], 2, 1)}
+    return Demonstrations({**arrays, "action": arrays["agent_pos"]}, np.cumsum(lengths), "")
+
+
+def test_windows_begin_before_the_episode_and_end_after_it_by_repeating_rows() -> None:
+    windows = cut_windows(numbered([20]), TASK, [0])
+    assert windows.actions[0, :, 0].tolist() == [0, *range(15)]
+    assert windows.observations["agent_pos"][0, :, 0].tolist() == [0, 0]
+    assert windows.actions[1, :, 0].tolist() == list(range(16))
+    assert windows.actions[-1, :, 0].tolist() == [*range(11, 20), *[19] * 7]
+    assert windows.observations["keypoint"][-1, :, 0].tolist() == [11, 12]
+    assert len(windows) == 20 - 16 + 1 + 1 + 7
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), data=st.data())
+def test_no_window_reaches_into_another_episode(lengths: list[int], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(range(len(lengths))), unique=True))
+    windows = cut_windows(numbered(lengths), TASK, chosen)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    episode = np.searchsorted(np.cumsum(lengths), windows.actions[:, :, 0], side="right")
+    assert (episode == episode[:, :1]).all()
+    assert set(np.unique(episode)) == {i for i in chosen if lengths[i] >= 8}
+    for i in chosen:
+        if lengths[i] >= 8:
+            mine = windows.actions[episode[:, 0] == i]
+            assert set(mine.ravel()) == set(range(starts[i], starts[i + 1])), "every row is learnt from"
+
+
+def test_the_observed_rows_are_the_first_predicted_ones() -> None:
+    windows = cut_windows(numbered([30, 25]), TASK, [0, 1])
+    assert np.array_equal(windows.observations["agent_pos"], windows.actions[:, :2])
+
+
+def test_an_episode_is_either_trained_on_or_held_out() -> None:
+    training, held_out = split_episodes(100, 0.1, seed=3)
+    assert sorted(training + held_out) == list(range(100))
+    assert len(held_out) == 10
+    assert split_episodes(100, 0.1, seed=3) == (training, held_out)
+    assert split_episodes(100, 0.1, seed=4) != (training, held_out)
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "n_held_out"), [(1, 0.5, 0), (2, 0.01, 1), (10, 0.0, 0), (3, 0.99, 2)]
+)
+def test_something_is_always_left_to_train_on(n: int, share: float, n_held_out: int) -> None:
+    training, held_out = split_episodes(n, share, seed=0)
+    assert len(held_out) == n_held_out
+    assert len(training) == n - n_held_out > 0
+
+
+def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
+    demonstrations = load_demonstrations(record(tmp_path / "x.zarr", [12, 9]), TASK)
+    assert demonstrations.n_episodes == 2
+    assert demonstrations.n_steps == 21
+    assert set(demonstrations.arrays) == {"keypoint", "agent_pos", "action"}
+    steps = random_episode(TASK, 9, 1)
+    assert np.array_equal(demonstrations.arrays["action"][12:], np.float32([s["action"] for s in steps]))
+    assert len(demonstrations.digest) == 64
+
+
+def test_a_recording_without_a_task_is_judged_by_its_streams(tmp_path: Path) -> None:
+    root = zarr.open_group(str(tmp_path / "other.zarr"), mode="w", zarr_format=2)
+    for key, dim in (("keypoint", 18), ("agent_pos", 2), ("action", 2)):
+        root.create_array(f"data/{key}", data=np.ones((10, dim), np.float64))
+    root.create_array("meta/episode_ends", data=np.array([10]))
+    demonstrations = load_demonstrations(tmp_path / "other.zarr", TASK)
+    assert demonstrations.arrays["action"].dtype == np.float32
+
+
+def test_an_empty_recording_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no episodes; record some with `dp-ros collect`"):
+        load_demonstrations(record(tmp_path / "x.zarr", []), TASK)
+
+
+def test_a_recording_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.zarr: is not there"):
+        load_demonstrations(tmp_path / "nowhere.zarr", TASK)
+
+
+def test_another_tasks_recording_is_refused_with_what_differs(tmp_path: Path) -> None:
+    slower = TASK.model_copy(update={"rate_hz": 5.0})
+    with pytest.raises(
+        UserError, match=r"differs from task pusht_state in:\n  rate_hz: recorded with 5.0, given 10"
+    ):
+        load_demonstrations(record(tmp_path / "x.zarr", [20], slower), TASK)
+    with pytest.raises(UserError, match="was recorded for task small"):
+        load_demonstrations(record(tmp_path / "y.zarr", [20], small_task()), TASK)
+
+
+def test_only_the_description_may_differ(tmp_path: Path) -> None:
+    path = record(tmp_path / "x.zarr", [20], TASK.model_copy(update={"description": "another"}))
+    assert load_demonstrations(path, TASK).n_episodes == 1
+
+
+def foreign(path: Path, **arrays: np.ndarray) -> Path:
+    """A recording that does not say what its task is."""
+    root = zarr.open_group(str(path), mode="w", zarr_format=2)
+    for key, values in arrays.items():
+        root.create_array(f"data/{key}", data=values)
+    root.create_array("meta/episode_ends", data=np.array([12, 20]))
+    return path
+
+
+GOOD = {"keypoint": np.ones((20, 18)), "agent_pos": np.ones((20, 2)), "action": np.ones((20, 2))}
+
+
+def test_a_missing_stream_is_named(tmp_path: Path) -> None:
+    rest = {key: value for key, value in GOOD.items() if key != "agent_pos"}
+    with pytest.raises(
+        UserError, match=r"has no data/agent_pos, which the task needs; it has action, keypoint"
+    ):
+        load_demonstrations(foreign(tmp_path / "x.zarr", **rest), TASK)
+
+
+def test_another_shape_is_refused(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "x.zarr", **{**GOOD, "keypoint": np.ones((20, 9, 2))})
+    with pytest.raises(UserError, match=r"data/keypoint has shape \[9, 2\] a step, the task says \[18\]"):
+        load_demonstrations(path, TASK)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_located(tmp_path: Path, value: float) -> None:
+    agent_pos = GOOD["agent_pos"].copy()
+    agent_pos[13, 1] = value
+    path = foreign(tmp_path / "x.zarr", **{**GOOD, "agent_pos": agent_pos})
+    with pytest.raises(
+        UserError, match=r"data/agent_pos is not finite in 1 row\(s\), first in row 13 \(episode 1\)"
+    ):
+        load_demonstrations(path, TASK)
+
+
+def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "x.zarr", **{**GOOD, "action": np.ones((20, 2), bool)})
+    with pytest.raises(UserError, match="data/action is bool, expected numbers"):
+        load_demonstrations(path, TASK)
+
+
+def test_episodes_that_are_all_too_short_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the longest episode has 7 steps, but horizon 16 .* needs 8"):
+        load_demonstrations(record(tmp_path / "x.zarr", [5, 7]), TASK)
+    assert load_demonstrations(record(tmp_path / "y.zarr", [5, 8]), TASK).n_episodes == 2

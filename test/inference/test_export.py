@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import onnx  # noqa: E402
+from diffusers import DDIMScheduler  # noqa: E402
+
+from dp_ros.errors import UserError  # noqa: E402
+from dp_ros.inference import export  # noqa: E402
+from dp_ros.inference.engine import load_engine  # noqa: E402
+from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, load_manifest, write_manifest  # noqa: E402
+from dp_ros.inference.sampler import sampling_noise  # noqa: E402
+from test.policies.small import small_policy  # noqa: E402
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, tmp_path: Path) -> None:
+    policy = small_policy(seed=3, prediction=prediction, num_inference_steps=7)
+    export.export_policy(policy, tmp_path / "model")
+    engine = load_engine(tmp_path / "model", "onnx")
+    scheduler = DDIMScheduler(
+        num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", prediction_type=prediction
+    )
+    scheduler.set_timesteps(7)
+    for k, observation in enumerate(export.made_up_observations(policy, 10)):
+        noise = sampling_noise(k, 0, (16, 2))
+        x = torch.from_numpy(noise)[None]
+        with torch.no_grad():
+            condition = policy.encode({key: torch.from_numpy(v)[None] for key, v in observation.items()})
+            for step in scheduler.timesteps:
+                x = scheduler.step(policy.unet(x, step[None], condition), step, x).prev_sample
+            expected = policy.normalizers["action"].unnormalize(x)[0].numpy()
+        assert np.abs(engine.sample(observation, noise) - expected).max() / 500 < 1e-4
+
+
+@pytest.fixture
+def copied_graph(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports take the graph of small_policy() instead of making one, which takes seconds."""
+    monkeypatch.setattr(export, "write_graph", lambda _, path: shutil.copy(exported / ONNX_FILE, path))
+
+
+@pytest.mark.usefixtures("copied_graph")
+def test_a_model_that_is_there_is_only_replaced_by_force(tmp_path: Path) -> None:
+    first = export.export_policy(small_policy(), tmp_path / "m")
+    with pytest.raises(UserError, match="m is already there; give another name, or --force"):
+        export.export_policy(small_policy(), tmp_path / "m")
+    write_manifest(tmp_path / "m", first.model_copy(update={"name": "old"}))
+    export.export_policy(small_policy(), tmp_path / "m", force=True)
+    assert load_manifest(tmp_path / "m").name == "m"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_force_does_not_replace_what_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("work of years")
+    with pytest.raises(UserError, match="is not a model folder"):
+        export.check_target(tmp_path, force=True)
+
+
+@pytest.mark.usefixtures("copied_graph")
+def test_a_graph_that_disagrees_with_torch_is_not_put_in_place(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the exported graph differs from torch by .*; nothing was written"):
+        export.export_policy(small_policy(seed=1), tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_stored_once_however_many_steps_the_graph_has(exported: Path) -> None:
+    n_bytes = (exported / WEIGHTS_FILE).stat().st_size
+    graph = onnx.load(exported / ONNX_FILE).graph
+    shapes = [tuple(weight.dims) for weight in graph.initializer]
+    assert shapes.count((16, 16, 5)) == 7  # one for each such convolution, not one for each step
+    stored = sum(4 * math.prod(shape) for shape in shapes)
+    per_step = 4 * (192 + 6)  # FiLM of the noise level, DDIM coefficients
+    assert stored < n_bytes + 10 * per_step + 2000

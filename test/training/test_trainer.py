@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rich.console import Console  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+
+from dp_ros.errors import UserError  # noqa: E402
+from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
+from dp_ros.task import load_task  # noqa: E402
+from dp_ros.training import trainer  # noqa: E402
+from dp_ros.training.checkpoint import Progress  # noqa: E402
+from dp_ros.training.config import TrainingConfig  # noqa: E402
+from dp_ros.training.trainer import learning_rate  # noqa: E402
+from test.training.recordings import quick_config, record_circles  # noqa: E402
+
+TASK = load_task("pusht_state")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_circles(tmp_path_factory.mktemp("data") / "circles.zarr")
+
+
+def train(
+    data: Path, run: Path, config: TrainingConfig | None = None, **options: Any
+) -> tuple[Progress, str]:
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    progress = trainer.train(TASK, data, run, config or quick_config(), console=console, **options)
+    return progress, shown.getvalue()
+
+
+def tensors(path: Path) -> dict[str, Any]:
+    return load_file(path)
+
+
+def same(first: Path, second: Path) -> bool:
+    one, other = tensors(first), tensors(second)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def scalars(run: Path, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let training die, as by SIGKILL, in the middle of `step`; returns how to undo that."""
+    loss = DiffusionPolicy.loss
+    calls = 0
+
+    def dying_loss(self: DiffusionPolicy, *args: Any) -> Any:
+        nonlocal calls
+        if self.training:
+            calls += 1
+            if calls == step:
+                raise MemoryError("killed")
+        return loss(self, *args)
+
+    monkeypatch.setattr(DiffusionPolicy, "loss", dying_loss)
+    return lambda: monkeypatch.setattr(DiffusionPolicy, "loss", loss)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(data, run)
+    return run
+
+
+@pytest.mark.parametrize("step", [3, 11, 16, 31, 40])
+def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
+    step: int, data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revive = killed_at(step, monkeypatch)
+    with pytest.raises(MemoryError):
+        train(data, tmp_path / "run")
+    revive()
+    torch.randn(7)  # what the process drew before must not matter
+    progress, _ = train(data, tmp_path / "run", resume=True)
+    assert progress.step == 40
+    assert same(tmp_path / "run" / "last.safetensors", uninterrupted / "last.safetensors")
+    assert same(tmp_path / "run" / "best.safetensors", uninterrupted / "best.safetensors")
+    assert scalars(tmp_path / "run", "eval/validation_loss") == scalars(uninterrupted, "eval/validation_loss")
+
+
+def test_another_seed_trains_another_policy(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", quick_config(seed=1))
+    assert not same(tmp_path / "run" / "last.safetensors", uninterrupted / "last.safetensors")
+
+
+def test_evaluating_more_often_does_not_change_what_is_learnt(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    train(data, tmp_path / "run", quick_config(eval_every=2))
+    assert same(tmp_path / "run" / "last.safetensors", uninterrupted / "last.safetensors")
+
+
+def test_training_lowers_the_loss_on_episodes_that_were_held_out(data: Path, tmp_path: Path) -> None:
+    _, shown = train(data, tmp_path / "run", quick_config(steps=200, learning_rate=1e-2, eval_every=20))
+    losses = [value for _, value in scalars(tmp_path / "run", "eval/validation_loss")]
+    assert losses[-1] < 0.7 * losses[0]
+    assert "step 200: validation loss" in shown
+
+
+def test_what_is_logged_can_be_seen_in_tensorboard(uninterrupted: Path) -> None:
+    assert [step for step, _ in scalars(uninterrupted, "eval/validation_loss")] == [15, 30, 40]
+    assert [step for step, _ in scalars(uninterrupted, "train/loss")] == [40]
+    assert scalars(uninterrupted, "train/learning_rate")[-1][1] < 1e-5
+
+
+def test_the_run_folder_says_what_was_trained_on_what(uninterrupted: Path) -> None:
+    record = json.loads((uninterrupted / "run.json").read_text())
+    assert record["task"]["name"] == "pusht_state"
+    assert record["n_episodes"] == 6
+    assert record["n_steps"] == 150
+    assert record["config"]["training"]["steps"] == 40
+    assert record["statistics"]["action"]["min"][0] >= 106 - 1e-3
+    assert record["versions"]["torch"]
+
+
+def test_nothing_in_a_run_is_a_pickle(uninterrupted: Path) -> None:
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert names == {"run.json", "last.safetensors", "best.safetensors", "tensorboard"}
+
+
+def test_a_finished_run_is_left_alone_by_resuming(data: Path, uninterrupted: Path) -> None:
+    before = (uninterrupted / "best.safetensors").read_bytes()
+    progress, _ = train(data, uninterrupted, resume=True)
+    assert progress.step == 40
+    assert (uninterrupted / "best.safetensors").read_bytes() == before
+
+
+def test_a_run_that_is_there_is_not_overwritten(data: Path, uninterrupted: Path) -> None:
+    with pytest.raises(UserError, match="there is a run already; give another --out, or --resume"):
+        train(data, uninterrupted)
+
+
+def test_a_folder_that_is_no_run_is_not_written_to(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="is there and is not a run"):
+        train(data, tmp_path)
+
+
+def test_a_run_that_is_not_there_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a training run \(no run.json\)"):
+        train(data, tmp_path / "run", resume=True)
+
+
+def test_a_run_is_resumed_as_it_was_started(data: Path, uninterrupted: Path) -> None:
+    with pytest.raises(UserError, match=r"was started with training.steps 40 \(given 50\)"):
+        train(data, uninterrupted, quick_config(steps=50), resume=True)
+
+
+def test_a_run_is_resumed_on_the_data_it_was_started_on(uninterrupted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was started on other data"):
+        train(record_circles(tmp_path / "more.zarr", 7), uninterrupted, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text((uninterrupted / "run.json").read_text())
+    (run / "last.safetensors").write_bytes((uninterrupted / "last.safetensors").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"last.safetensors: is not a checkpoint or is damaged"):
+        train(data, run, resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_named(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    from dp_ros.training.checkpoint import load_weights
+    from test.policies.small import small_policy
+
+    policy = small_policy()
+    policy.unet.film = torch.nn.Linear(3, 3)
+    with pytest.raises(UserError, match=r"best.safetensors: is not a checkpoint of this network"):
+        load_weights(uninterrupted / "best.safetensors", policy)
+
+
+def test_a_loss_that_is_not_finite_stops_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = DiffusionPolicy.loss
+    monkeypatch.setattr(DiffusionPolicy, "loss", lambda self, *args: loss(self, *args) * math.nan)
+    with pytest.raises(UserError, match="step 0: the loss is nan.*Start again with a lower --lr"):
+        train(data, tmp_path / "run")
+
+
+def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.zarr"):
+        train(tmp_path / "nowhere.zarr", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_with_images_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="observation image is an image"):
+        trainer.train(load_task("pusht_image"), data, tmp_path / "run", quick_config())
+
+
+def test_more_samples_a_step_than_there_are_is_no_problem(data: Path, tmp_path: Path) -> None:
+    progress, _ = train(data, tmp_path / "run", quick_config(batch_size=4096, steps=2))
+    assert progress.step == 2
+
+
+def test_the_best_policy_is_the_one_that_scores_best_in_simulation(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dp_ros.sim.pusht_rollout import EpisodeResult
+
+    scores = iter([0.2, 0.6, 0.6, 0.4])
+    seeds: list[list[int]] = []
+
+    def episodes(task: Any, sample: Any, given: Any, repeats: int = 1) -> list[EpisodeResult]:
+        seeds.append(list(given))
+        score = next(scores)
+        return [EpisodeResult(s, 0, score, False, score, 300) for s in given]
+
+    monkeypatch.setattr(trainer, "run_episodes", episodes)
+    config = quick_config(eval_every=10, eval_episodes=3, eval_first_seed=777)
+    progress, shown = train(data, tmp_path / "run", config)
+    assert progress.best_merit == 0.6
+    assert progress.best_step == 30, "the later of equals"
+    assert seeds == [[777, 778, 779]] * 4
+    assert "step 40: validation loss" in shown
+    assert shown.count("(best so far)") == 3
+
+
+def test_an_evaluation_runs_the_policy_in_the_simulated_robot(data: Path, tmp_path: Path) -> None:
+    config = quick_config(steps=1, eval_episodes=1, eval_first_seed=12)
+    train(data, tmp_path / "run", config)
+    ((step, score),) = scalars(tmp_path / "run", "eval/mean_score")
+    assert step == 1
+    assert 0 <= score <= 1
+
+
+def test_the_learning_rate_rises_falls_and_ends_at_zero() -> None:
+    spec = quick_config(steps=100, warmup_steps=10, learning_rate=1e-3).training
+    rates = [learning_rate(spec, step) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[10] == max(rates) == pytest.approx(1e-3)
+    assert rates[55] == pytest.approx(5e-4)
+    assert rates[99] < 1e-6
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert learning_rate(quick_config(steps=5, warmup_steps=0).training, 0) > 0
+
+
+def test_an_epoch_shows_every_window_once() -> None:
+    spec = quick_config(batch_size=4).training
+    batches = trainer._Batches(12, spec)
+    first = torch.cat([batches.at(step) for step in range(3)])
+    second = torch.cat([batches.at(step) for step in range(3, 6)])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))
+    assert first.tolist() != second.tolist()
+    assert torch.equal(trainer._Batches(12, spec).at(4), batches.at(4)), "wherever one starts from"
