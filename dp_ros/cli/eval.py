@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import ENGINES, load_engine
+from dp_ros.inference.engine import ENGINES, choose_engine, load_engine
 from dp_ros.inference.manifest import Manifest, ScoreSummary, load_manifest, utc_now, write_manifest
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.training.evaluate import (
@@ -101,7 +101,8 @@ def _episodes(
         from dp_ros.cli.ros_eval import run_ros_episodes
 
         task = manifest.task_spec(str(args.model))
-        return args.engine, run_ros_episodes(str(args.model), seeds, args.repeats, args.engine, task)
+        name = choose_engine(manifest, args.engine)
+        return name, run_ros_episodes(str(args.model), seeds, args.repeats, name, task)
     engine = load_engine(args.model, args.engine, threads=args.threads)
     return engine.name, run_episodes(engine.task, engine.sample, seeds, args.repeats)
 
@@ -160,7 +161,7 @@ def _figure(evaluation: Evaluation, manifest: Manifest, path: Path) -> None:
     if len(order) <= 60:
         axes.set_xticks(range(len(order)), [str(seed) for seed in order], rotation=90, fontsize=6)
     axes.set_title(f"{manifest.model_id}: success rate {evaluation.success_rate:.3f}")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

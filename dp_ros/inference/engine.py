@@ -158,7 +158,7 @@ def load_engine(
         raise UserError(
             f"num_inference_steps: got {num_inference_steps}, expected 1 to {manifest.sampler.train_steps}"
         )
-    chosen = _choose(manifest, num_inference_steps) if engine == "auto" else engine
+    chosen = choose_engine(manifest, engine, num_inference_steps)
     loaded: CheckedEngine
     if chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
@@ -180,7 +180,10 @@ def load_engine(
     return loaded
 
 
-def _choose(manifest: Manifest, num_inference_steps: int | None) -> str:
+def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps: int | None = None) -> str:
+    """The engine that `load_engine` would take: `engine` itself unless it is `auto`. Logs why."""
+    if engine != "auto":
+        return engine
     if ONNX_FILE not in manifest.files:
         log.info("engine torch: the model has no %s", ONNX_FILE)
         return "torch"
