@@ -49,12 +49,12 @@ class CollectClient(PushTClient):
         self.wait(lambda: self.statuses, "the simulated robot's status (/pusht/status)")
         self.wait(lambda: self.recorder, "the recorder's status (/recorder/status)")
 
-    def demonstrate(self, seed: int, *, keep_failures: bool, wall_limit_s: float = 300.0) -> Outcome:
+    def demonstrate(self, seed: int, *, keep_failures: bool) -> Outcome:
         """Record one episode from the start state of `seed`; it is saved if it succeeded or all are to be
         kept.
 
         Raises:
-            UserError: if a node refuses or ends, the recording has a gap, or nothing ends within the limit.
+            UserError: if a node refuses or ends, the recording has a gap, or simulated time stands still.
         """
         self.reset(seed)
         value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=seed)
@@ -63,14 +63,27 @@ class CollectClient(PushTClient):
         if not answer.results[0].successful:
             raise UserError(f"recorder refused seed {seed}: {answer.results[0].reason}")
         self._trigger("/recorder/start")
+        self.wait(lambda: self.recorder.phase == "recording", "the recorder's status to say that it records")
         self._trigger("/teleop/start")
-        self.wait(lambda: self.statuses and self.statuses[-1].done, "the end of the episode", wall_limit_s)
-        last = self.statuses[-1]
+        last = self._watch(seed)
         kept = last.success or keep_failures
         if self.recorder.phase != "recording":
             raise UserError(f"seed {seed}: {self.recorder.message}")
         self._trigger("/recorder/save" if kept else "/recorder/discard")
         return Outcome(last.success, kept, last.step)
+
+    def _watch(self, seed: int) -> Any:
+        """Wait for the end of the episode; returns the robot's last status."""
+        while not self.statuses[-1].done:
+            step = self.statuses[-1].step
+
+            def moved(step: int = step) -> bool:
+                return bool(self.statuses[-1].step > step or self.recorder.phase != "recording")
+
+            self.wait(moved, f"step {step} of seed {seed} to end; the recorder says: {self.recorder.message}")
+            if self.recorder.phase != "recording":
+                raise UserError(f"seed {seed}: {self.recorder.message}")
+        return self.statuses[-1]
 
     def _receive_recorder(self, status: Any) -> None:
         self.recorder = status

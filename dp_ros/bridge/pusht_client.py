@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import rclpy
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
@@ -195,4 +196,10 @@ class PushTClient:
             inference_ms=times_ms,
             late_steps=late_steps,
             states=[np.array(by_step[step].state) for step in sorted(by_step)],
+            plans=[self._plan(chunk, end_ns - last.step * self._task.dt_ns) for chunk in self.chunks],
         )
+
+    def _plan(self, chunk: Any, begin_ns: int) -> tuple[int, npt.NDArray[np.float64]]:
+        """Step from which a chunk was in force in an episode that began at `begin_ns`, and its positions."""
+        step = round((to_ns(chunk.header.stamp) - begin_ns) / self._task.dt_ns)
+        return step, np.array(chunk.values).reshape(-1, len(chunk.names))

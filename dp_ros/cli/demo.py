@@ -69,7 +69,9 @@ def _quantile(values: list[float], percent: float) -> float:
 
 
 def _table(episodes: list[EpisodeResult]) -> Table:
-    table = Table("seed", "score", "success", "final coverage", "steps", "inference p50 / p99 ms", "late steps")
+    table = Table(
+        "seed", "score", "success", "final coverage", "steps", "inference p50 / p99 ms", "late steps"
+    )
     for e in episodes:
         table.add_row(
             str(e.seed),
@@ -113,8 +115,8 @@ def _report(
 
 
 def _draw(episode: EpisodeResult, folder: Path) -> None:
-    from dp_ros.sim.pusht_video import draw_states, write_contact_sheet, write_mp4
+    from dp_ros.sim.pusht_video import draw_episode, write_contact_sheet, write_mp4
 
-    frames = draw_states(episode.states, VIDEO_SIZE_PX)
+    frames = draw_episode(episode, VIDEO_SIZE_PX)
     write_mp4(frames, folder / f"episode_{episode.seed}.mp4", VIDEO_RATE_HZ)
-    write_contact_sheet(episode.states, folder / f"episode_{episode.seed}.png")
+    write_contact_sheet(episode, folder / f"episode_{episode.seed}.png")

@@ -43,6 +43,7 @@ class EpisodeResult:
         inference_ms: wall time of each inference.
         late_steps: actions dropped because their time had passed.
         states: (steps + 1, 5) agent x, y, block x, y, angle.
+        plans: the step from which each chunk was in force, and its positions (n, 2).
     """
 
     seed: int
@@ -54,6 +55,7 @@ class EpisodeResult:
     inference_ms: list[float] = field(default_factory=list)
     late_steps: int = 0
     states: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    plans: list[tuple[int, npt.NDArray[np.float64]]] = field(default_factory=list)
 
 
 def noise_seed(seed: int, repeat: int) -> int:
@@ -121,6 +123,7 @@ def rollout(
     controller.start(now_ns, seed=noise_seed(seed, repeat), time_limit_s=1e6)
     inference_ms: list[float] = []
     states = [world.state.copy()]
+    plans: list[tuple[int, npt.NDArray[np.float64]]] = []
     success, coverage = False, 0.0
     for _ in range(max_steps):
         _add(controller, task, world, now_ns)
@@ -135,6 +138,7 @@ def rollout(
             if not isinstance(chunk, ActionChunk):
                 raise RuntimeError(f"the policy gave nothing to execute: {chunk}")
             inference_ms.append(took_ns / 1e6)
+            plans.append((len(states) - 1, chunk.values))
             problem = robot.accept(chunk_trajectory(chunk, task.action.names), now_ns)
             if problem is not None:
                 raise RuntimeError(f"the robot rejected the policy's trajectory: {problem}")
@@ -154,6 +158,7 @@ def rollout(
         inference_ms=inference_ms,
         late_steps=controller.counts.late_steps,
         states=states,
+        plans=plans,
     )
 
 

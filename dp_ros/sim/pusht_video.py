@@ -1,6 +1,6 @@
 """Pictures of an episode for people: an mp4 that browsers play, and one sheet of small frames.
 
-Drawn from the episode's states afterwards, at any size, so that watching costs the robot nothing.
+Drawn from the episode's states and plans afterwards, at any size, so that watching costs the robot nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,26 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.sim.pusht_view import contact_sheet, render
+from dp_ros.sim.pusht_rollout import EpisodeResult
+from dp_ros.sim.pusht_view import contact_sheet, draw_plan, render
 
 Frames = list[npt.NDArray[np.uint8]]
 
 
-def draw_states(states: Sequence[npt.NDArray[np.float64]], size_px: int) -> Frames:
-    """One picture (size_px, size_px, 3) RGB for each state (5,)."""
-    return [render(state, size_px) for state in states]
+def draw_episode(episode: EpisodeResult, size_px: int, steps: Sequence[int] | None = None) -> Frames:
+    """One picture (size_px, size_px, 3) RGB for each step of an episode, or for the steps given.
+
+    What is still to come of the chunk in force is drawn over the world.
+    """
+    frames = []
+    for step in range(len(episode.states)) if steps is None else steps:
+        picture = render(episode.states[step], size_px)
+        begun = [(first, plan) for first, plan in episode.plans if first <= step]
+        if begun:
+            first, plan = begun[-1]
+            draw_plan(picture, np.vstack([episode.states[step][:2], plan[step - first :]]))
+        frames.append(picture)
+    return frames
 
 
 def write_mp4(frames: Frames, path: Path, rate_hz: int) -> None:
@@ -36,10 +48,10 @@ def write_mp4(frames: Frames, path: Path, rate_hz: int) -> None:
             container.mux(packet)
 
 
-def write_contact_sheet(states: Sequence[npt.NDArray[np.float64]], path: Path, count: int = 12) -> None:
+def write_contact_sheet(episode: EpisodeResult, path: Path, count: int = 12) -> None:
     """Write a PNG with `count` pictures spread evenly over the episode, each with its step."""
-    indices = np.unique(np.linspace(0, len(states) - 1, count).round().astype(int))
-    frames = draw_states([states[i] for i in indices], 192)
-    sheet = contact_sheet(frames, columns=6, captions=[f"step {i}" for i in indices])
+    steps = np.unique(np.linspace(0, len(episode.states) - 1, count).round().astype(int)).tolist()
+    frames = draw_episode(episode, 192, steps)
+    sheet = contact_sheet(frames, columns=6, captions=[f"step {step}" for step in steps])
     if not cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
         raise OSError(f"{path} could not be written")

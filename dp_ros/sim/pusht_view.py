@@ -37,7 +37,6 @@ GOAL_COLOUR: Colour = (144, 238, 144)  # light green
 BLOCK_COLOUR: Colour = (119, 136, 153)  # light slate grey
 AGENT_COLOUR: Colour = (65, 105, 225)  # royal blue
 WALL_COLOUR: Colour = (211, 211, 211)  # light grey
-TARGET_COLOUR: Colour = (255, 0, 0)
 _BOXES = tuple(np.array(box, dtype=np.float64) for box in (BAR_BOX, STEM_BOX))
 _OUTLINE_PX = 2
 _AGENT_RIM_PX = 4
@@ -47,7 +46,6 @@ def render(
     state: ArrayLike,
     size_px: int,
     *,
-    target: ArrayLike | None = None,
     goal_pose: tuple[float, float, float] = GOAL_POSE,
 ) -> Picture:
     """Draw a state of the world.
@@ -55,7 +53,6 @@ def render(
     Args:
         state: (5,) agent x, y, block x, y [px] and block angle [rad].
         size_px: height and width of the picture, at least 16.
-        target: (2,) where the agent is driven to; marked by a cross if given.
         goal_pose: x, y [px] and angle [rad] of the goal.
 
     Returns:
@@ -82,23 +79,7 @@ def render(
     picture: Picture = canvas
     if size_px != WORLD_SIZE_PX:
         picture = cv2.resize(canvas, (size_px, size_px), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    if target is not None:
-        draw_target(picture, target)
     return picture
-
-
-def draw_target(picture: Picture, target: ArrayLike) -> None:
-    """Mark a position (2,) [px of the world] by a cross, in place."""
-    size_px = picture.shape[0]
-    x, y = _scaled(np.asarray(target, dtype=np.float64)[np.newaxis], size_px)[0]
-    cv2.drawMarker(
-        picture,
-        (int(x), int(y)),
-        TARGET_COLOUR,
-        cv2.MARKER_CROSS,
-        max(size_px * 8 // 96, 3),
-        max(size_px // 96, 1),
-    )
 
 
 def draw_plan(picture: Picture, positions: ArrayLike) -> None:
