@@ -228,8 +228,9 @@ class RecorderNode(Node):
             if error is not None:
                 self._end(str(error))
         if self._participant is not None and self._pending_ns is not None:
+            # Also while idle, so that nothing is missed between this and the start of a recording.
             due = self._recording and self._pending_ns in self._times
-            if not due:
+            if not due and self._ready(self._pending_ns):
                 self._participant.done(self._pending_ns)
                 self._pending_ns = None
 
@@ -279,11 +280,17 @@ class RecorderNode(Node):
         return message
 
     def _publish_status(self) -> None:
+        missing = []
+        if self._pending_ns is not None:
+            incomplete = self._rows.buffer.incomplete_at(self._pending_ns)
+            missing = [f"{key} ({self._task.observations[key].topic})" for key in incomplete]
+            if self._pending_ns not in self._operator_done:
+                missing.append(f"the operator {self._operator}")
         message = RecorderStatus(
             phase="recording" if self._recording else "idle",
             episodes=self._writer.n_episodes,
             steps=self._rows.n_rows,
-            message=self._message,
+            message=f"waiting for {', '.join(missing)}" if missing else self._message,
         )
         message.header.stamp = to_stamp(self._now())
         self._status_pub.publish(message)

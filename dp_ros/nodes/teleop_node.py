@@ -59,7 +59,7 @@ class TeleopNode(Node):
         self._episode = -1  # that the expert was last reset for
         self._operating = -1  # episode that is being demonstrated
         self._pending_ns: int | None = None  # clock time that lockstep waits for
-        self._last_ns = 0  # stamp of the newest status that was dealt with
+        self._newest: Any = None  # command
         self._status: Any = None
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
         self._planned = self.create_guard_condition(self._publish_planned)
@@ -97,7 +97,10 @@ class TeleopNode(Node):
     def _receive_status(self, status: Any) -> None:
         stamp_ns = to_ns(status.header.stamp)
         if self._status is not None and stamp_ns <= to_ns(self._status.header.stamp):
-            return  # lockstep repeats what it published while it waits
+            # Lockstep repeats what it published while it waits: perhaps somebody missed the command.
+            if self._newest is not None and to_ns(self._newest.header.stamp) == stamp_ns:
+                self._command_pub.publish(self._newest)
+            return
         self._status = status
         if self._enabled and (status.phase == "done" or status.episode != self._operating):
             self._enabled = False
@@ -136,7 +139,8 @@ class TeleopNode(Node):
         return self._expert.act(status.state)
 
     def _command(self, target: NDArray[np.float64], time_ns: int) -> None:
-        self._command_pub.publish(encode_command(target, time_ns, self._task.action.names))
+        self._newest = encode_command(target, time_ns, self._task.action.names)
+        self._command_pub.publish(self._newest)
 
 
 def main(args: list[str] | None = None) -> int:
