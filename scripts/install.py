@@ -193,14 +193,11 @@ def install_packages(level: str, ros_prefix: Path | None, done: dict[str, str]) 
     size = "about 1.5 GB with PyTorch" if level == "dev" else "about 500 MB"
     say(f"installing packages ({', '.join(file.stem for file in files)}; {size} the first time)")
     command: list[str | Path] = [VENV / "bin/python", "-m", "pip", "install", "--no-input"]
-    command += ["--no-compile", "-c", pins]  # compiled below, on all cores
+    command += ["--no-compile", "-c", pins]  # Python compiles what is imported, which is little of it
     for file in files:
         command += ["-r", file]
     hint = "If it says that it could not connect or find a version: is the network up, and a proxy set?"
     run(command, environment_of(ros_prefix), "pip", hint)
-    # Some packages carry templates that are not valid Python: its exit status says nothing.
-    compile_all = [VENV / "bin/python", "-m", "compileall", "-q", "-j", "0", VENV / "lib"]
-    subprocess.run(compile_all, env=environment_of(ros_prefix), capture_output=True)
     for key in [key for key in done if key.startswith("packages ")]:
         if key not in wanted:
             del done[key]  # installed at other pins perhaps; look again when that level is asked for
