@@ -214,11 +214,6 @@ class TaskSpec(_Strict):
     _source: str = PrivateAttr(default="")
 
     @property
-    def source(self) -> str:
-        """File that the task was read from, or what it was given as."""
-        return self._source
-
-    @property
     def dt_ns(self) -> int:
         """Time between two steps, nanoseconds."""
         return round(1e9 / self.rate_hz)
@@ -244,7 +239,7 @@ class TaskSpec(_Strict):
             (key, getattr(self, key), getattr(model_task, key))
             for key in ("rate_hz", "n_obs_steps", "horizon", "n_action_steps")
         ]
-        pairs.append(("observations", list(self.observations), list(model_task.observations)))
+        pairs.append(("observations", sorted(self.observations), sorted(model_task.observations)))
         for key, spec in self.observations.items():
             if key in model_task.observations:
                 other = model_task.observations[key]

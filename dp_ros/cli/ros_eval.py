@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import yaml
 
 from dp_ros import bringup
 from dp_ros.bridge.pusht_client import PushTClient
@@ -53,11 +56,14 @@ def run_ros_episodes(
     Raises:
         UserError: if a process ends, or the policy stops for any reason but the end of the episode.
     """
-    name = task.name if not task.source else task.source
-    with pusht_session(model=model, task=name, engine=engine) as (client, _):
-        for seed in seeds:
-            for repeat in range(repeats):
-                yield client.run_episode(seed, repeat=repeat)[0]
+    with tempfile.TemporaryDirectory(prefix="dp_ros_") as folder:
+        # The task as the model has it, which need not be a file on this machine.
+        file = Path(folder) / "task.yaml"
+        file.write_text(yaml.safe_dump(task.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        with pusht_session(model=model, task=str(file), engine=engine) as (client, _):
+            for seed in seeds:
+                for repeat in range(repeats):
+                    yield client.run_episode(seed, repeat=repeat)[0]
 
 
 def model_for(task: TaskSpec) -> str:

@@ -149,7 +149,7 @@ def test_a_camera_of_the_wrong_size_is_named_with_both_sizes(robot: Robot, tmp_p
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"task": "pusht_image"}, "observations is ['image', 'agent_pos'], the model was made for"),
+        ({"task": "pusht_image"}, "observations is ['agent_pos', 'image'], the model was made for"),
         ({"engine": "tensorrt"}, "parameter engine: got 'tensorrt', expected one of"),
     ],
 )
