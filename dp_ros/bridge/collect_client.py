@@ -6,6 +6,7 @@ the recorder must be recording before the operator starts, or the first commands
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -62,7 +63,7 @@ class CollectClient(PushTClient):
         answer = self._call(self._set_parameters, request, "the recorder to take the episode's seed")
         if not answer.results[0].successful:
             raise UserError(f"recorder refused seed {seed}: {answer.results[0].reason}")
-        self._trigger("/recorder/start")
+        self._start_recorder()
         self.wait(lambda: self.recorder.phase == "recording", "the recorder's status to say that it records")
         self._trigger("/teleop/start")
         last = self._watch(seed)
@@ -71,6 +72,17 @@ class CollectClient(PushTClient):
             raise UserError(f"seed {seed}: {self.recorder.message}")
         self._trigger("/recorder/save" if kept else "/recorder/discard")
         return Outcome(last.success, kept, last.step)
+
+    def _start_recorder(self) -> None:
+        """Start recording, as soon as every stream has reached the recorder."""
+        end_s = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return self._trigger("/recorder/start")
+            except UserError:
+                if time.monotonic() > end_s:
+                    raise
+                self._executor.spin_once(timeout_sec=0.2)
 
     def _watch(self, seed: int) -> Any:
         """Wait for the end of the episode; returns the robot's last status."""

@@ -63,7 +63,9 @@ class TeleopNode(Node):
         self._status: Any = None
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
         self._planned = self.create_guard_condition(self._publish_planned)
-        self._plans: list[tuple[int, Future[NDArray[np.float64]]]] = []
+        self._planned_episode = -1
+        self._plan: Future[NDArray[np.float64]] | None = None
+        self._target: NDArray[np.float64] | None = None  # commanded last
         self._command_pub = self.create_publisher(JointTrajectory, self._task.action.topic, reliable_qos())
         self._participant = LockstepParticipant(self, "teleop", self._tick) if lockstep else None
         self.create_subscription(EpisodeStatus, "/pusht/status", self._receive_status, reliable_qos(1000))
@@ -83,7 +85,7 @@ class TeleopNode(Node):
         elif self._status.phase == "done":
             response.message = f"episode {self._status.episode} is over; reset the robot first"
         else:
-            self._enabled, self._operating = True, self._status.episode
+            self._enabled, self._operating, self._target = True, self._status.episode, None
             response.success, response.message = True, f"demonstrating episode {self._operating}"
         return response
 
@@ -106,9 +108,12 @@ class TeleopNode(Node):
             self._enabled = False
         if self._participant is not None:
             self._answer()
-        elif self._enabled:
-            self._plans.append((stamp_ns + self._task.dt_ns, self._planner.submit(self._act, status)))
-            self._plans[-1][1].add_done_callback(lambda _: self._planned.trigger())
+        elif self._enabled and self._plan is None:
+            self._planned_episode = status.episode
+            self._plan = self._planner.submit(self._act, status)
+            self._plan.add_done_callback(lambda _: self._planned.trigger())
+        elif self._enabled and status.phase == "running" and self._target is not None:
+            self._command(self._target, stamp_ns + self._task.dt_ns)  # stay there while planning
 
     def _tick(self, time_ns: int) -> None:
         self._pending_ns = time_ns
@@ -126,10 +131,12 @@ class TeleopNode(Node):
         self._participant.done(time_ns, time_ns if self._enabled else 0)
 
     def _publish_planned(self) -> None:
-        while self._plans and self._plans[0][1].done():
-            time_ns, plan = self._plans.pop(0)
-            if self._enabled:
-                self._command(plan.result(), time_ns)
+        """Real time: command what was planned, for the step after the newest one seen."""
+        if self._plan is None or not self._plan.done():
+            return
+        target, self._plan = self._plan.result(), None
+        if self._enabled and self._planned_episode == self._operating:
+            self._command(target, to_ns(self._status.header.stamp) + self._task.dt_ns)
 
     def _act(self, status: Any) -> NDArray[np.float64]:
         """Target for the state of `status`; in real time this runs in the planning thread."""
@@ -139,6 +146,7 @@ class TeleopNode(Node):
         return self._expert.act(status.state)
 
     def _command(self, target: NDArray[np.float64], time_ns: int) -> None:
+        self._target = target
         self._newest = encode_command(target, time_ns, self._task.action.names)
         self._command_pub.publish(self._newest)
 
