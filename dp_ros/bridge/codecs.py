@@ -19,6 +19,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from dp_ros.bridge.clock import to_duration, to_ns, to_stamp
 from dp_ros.bridge.images import ImageProblem, decode_compressed, decode_image, resize_image
 from dp_ros.errors import UserError
+from dp_ros.msg import ActionChunk as ActionChunkMsg
 from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.sim.trajectory_controller import Trajectory
 from dp_ros.task import ObservationSpec
@@ -158,6 +159,22 @@ def encode_trajectory(chunk: ActionChunk, names: list[str], stamp_ns: int | None
                 time_from_start=to_duration(chunk.start_ns - start_ns + i * chunk.dt_ns),
             )
         )
+    return message
+
+
+def encode_chunk(chunk: ActionChunk, names: list[str], model_id: str) -> ActionChunkMsg:
+    """A chunk with everything known about it, for those who watch."""
+    message = ActionChunkMsg(
+        step=to_duration(chunk.dt_ns),
+        names=names,
+        dropped=chunk.dropped,
+        clamped=chunk.clamped,
+        values=chunk.values.reshape(-1).tolist(),
+        observation_stamp=to_stamp(chunk.observation_ns),
+        inference_time=to_duration(chunk.inference_ns),
+        model_id=model_id,
+    )
+    message.header.stamp = to_stamp(chunk.start_ns)
     return message
 
 

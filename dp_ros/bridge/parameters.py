@@ -1,7 +1,7 @@
 """Node parameters with descriptors: declared in one line each, checked by rclpy, described to `ros2 param`.
 
 Easy to get wrong: a range in a descriptor is enforced when a parameter is set, also from the command line,
-and the error names the parameter but not the remedy; `describe` therefore puts units and range into the text
+and the error names the parameter but not the remedy; `declare` therefore puts units and range into the text
 as well.
 """
 
@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 
 from dp_ros.errors import UserError
 
@@ -57,8 +62,21 @@ def declare(
         raise UserError(
             f"parameter {name}: expected {type(default).__name__}{bounds} ({description}); {error}"
         ) from None
-    if choices and value not in choices:
-        raise UserError(
-            f"parameter {name}: got {value!r}, expected one of {', '.join(choices)} ({description})"
-        )
+    if choices:
+        refusal = _refusal(name, value, choices)
+        if refusal:
+            raise UserError(f"{refusal} ({description})")
+
+        def refuse_others(parameters: list[Any]) -> SetParametersResult:
+            reasons = [_refusal(name, p.value, choices) for p in parameters if p.name == name]
+            return SetParametersResult(successful=not any(reasons), reason="".join(reasons))
+
+        node.add_on_set_parameters_callback(refuse_others)
     return value
+
+
+def _refusal(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Why a word cannot be the parameter's value; empty if it can."""
+    return (
+        "" if value in choices else f"parameter {name}: got {value!r}, expected one of {', '.join(choices)}"
+    )

@@ -16,8 +16,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.action import RunPolicy
-from dp_ros.bridge.clock import to_duration, to_stamp
-from dp_ros.bridge.codecs import CodecProblem, decode, encode_trajectory, message_class
+from dp_ros.bridge.clock import to_ns, to_stamp
+from dp_ros.bridge.codecs import CodecProblem, decode, encode_chunk, encode_trajectory, message_class
 from dp_ros.bridge.lockstep import LockstepParticipant
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import observation_qos, reliable_qos
@@ -123,10 +123,6 @@ class PolicyNode(LifecycleNode):
         model = self._value("model")
         if not model:
             raise UserError("parameter model is empty; give a model folder, e.g. model:=models/pusht_state")
-        if self._value("engine") not in ENGINES:
-            raise UserError(
-                f"parameter engine: got {self._value('engine')!r}, expected one of {', '.join(ENGINES)}"
-            )
         self._engine = load_engine(
             model,
             engine=self._value("engine"),
@@ -262,13 +258,12 @@ class PolicyNode(LifecycleNode):
 
     def _receive(self, key: str, message: Any) -> None:
         buffer = self._controller.buffer
-        stamp = message.header.stamp
         try:
             try:
                 value = decode(message, self._task.observations[key])
             except CodecProblem as problem:
                 buffer.reject(key, str(problem))
-            buffer.add(key, stamp.sec * 1_000_000_000 + stamp.nanosec, value)
+            buffer.add(key, to_ns(message.header.stamp), value)
         except BadObservation as problem:
             self.get_logger().warning(f"sample refused: {problem}", throttle_duration_sec=2.0)
         if self._lockstep or key == self._task.anchor:
@@ -332,7 +327,7 @@ class PolicyNode(LifecycleNode):
         if not isinstance(chunk, ActionChunk):
             return 0
         self._trajectory_pub.publish(encode_trajectory(chunk, self._task.action.names))
-        self._publish_chunk(chunk)
+        self._chunk_pub.publish(encode_chunk(chunk, self._task.action.names, self._model_id))
         return chunk.start_ns
 
     def _watch(self) -> None:
@@ -366,36 +361,17 @@ class PolicyNode(LifecycleNode):
 
     # --- publishing -------------------------------------------------------------------------------------
 
-    def _publish_chunk(self, chunk: ActionChunk) -> None:
-        message = ActionChunkMsg(
-            step=to_duration(chunk.dt_ns),
-            names=self._task.action.names,
-            dropped=chunk.dropped,
-            clamped=chunk.clamped,
-            values=chunk.values.reshape(-1).tolist(),
-            observation_stamp=to_stamp(chunk.observation_ns),
-            inference_time=to_duration(chunk.inference_ns),
-            model_id=self._model_id,
-        )
-        message.header.stamp = to_stamp(chunk.start_ns)
-        self._chunk_pub.publish(message)
-
     def _publish_status(self) -> None:
-        counts = self._controller.counts
-        now_ns = self._now()
         state = "idle" if self._goal is None else "waiting" if self._problem is not None else "running"
         message = PolicyStatus(
             state=state,
             reason=self._problem.reason if self._problem is not None else "",
             message=str(self._problem) if self._problem is not None else "",
             model_id=self._model_id,
-            inferences=counts.inferences,
-            late_steps=counts.late_steps,
-            clamped=counts.clamped,
-            queue_s=self._controller.schedule.remaining_s(now_ns),
-            inference_ms=self._inference_ms,
+            clamped=self._controller.counts.clamped,
+            **self._progress(),
         )
-        message.header.stamp = to_stamp(now_ns)
+        message.header.stamp = to_stamp(self._now())
         self._status_pub.publish(message)
         self._status_s = time.monotonic()
 
@@ -403,16 +379,17 @@ class PolicyNode(LifecycleNode):
         if time.monotonic() - self._feedback_s < FEEDBACK_S:
             return
         self._feedback_s = time.monotonic()
-        counts, now_ns = self._controller.counts, self._now()
-        self._goal.publish_feedback(
-            RunPolicy.Feedback(
-                elapsed_s=self._controller.elapsed_s(now_ns),
-                inferences=counts.inferences,
-                late_steps=counts.late_steps,
-                queue_s=self._controller.schedule.remaining_s(now_ns),
-                inference_ms=self._inference_ms,
-            )
-        )
+        elapsed_s = self._controller.elapsed_s(self._now())
+        self._goal.publish_feedback(RunPolicy.Feedback(elapsed_s=elapsed_s, **self._progress()))
+
+    def _progress(self) -> dict[str, Any]:
+        """What status and feedback have in common."""
+        return {
+            "inferences": self._controller.counts.inferences,
+            "late_steps": self._controller.counts.late_steps,
+            "queue_s": self._controller.schedule.remaining_s(self._now()),
+            "inference_ms": self._inference_ms,
+        }
 
 
 def make_node() -> PolicyNode:
