@@ -263,3 +263,18 @@ def test_an_epoch_shows_every_window_once() -> None:
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))
     assert first.tolist() != second.tolist()
     assert torch.equal(trainer._Batches(12, spec).at(4), batches.at(4)), "wherever one starts from"
+
+
+def test_every_step_has_noise_and_levels_of_its_own() -> None:
+    drawn = [
+        trainer._corruption(seed, step, 64, TASK, 100, purpose)
+        for seed, step, purpose in [(0, 0, 2), (0, 1, 2), (1, 0, 2), (0, 0, 3)]
+    ]
+    noises = {tuple(noise.flatten()[:4].tolist()) for noise, _ in drawn}
+    assert len(noises) == len({tuple(level.tolist()) for _, level in drawn}) == 4
+    noise, level = drawn[0]
+    assert noise.shape == (64, 16, 2)
+    assert abs(noise.mean().item()) < 0.1
+    assert 0 <= level.min() < 10
+    assert 90 <= level.max() < 100
+    assert torch.equal(noise, trainer._corruption(0, 0, 64, TASK, 100, 2)[0])
