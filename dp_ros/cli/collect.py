@@ -99,6 +99,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--noise-px {args.noise_px:g}: expected 0 to 50")
     task = load_task(args.task)
     style = DemonstrationStyle(args.noise_px, args.push_px_per_step, args.travel_px_per_step)
+    generate_episode(
+        task, 0, style, max_steps=1
+    )  # refuses what cannot be demonstrated before anything starts
+    before = ReplayBuffer.open(args.out).n_episodes if args.out.exists() else 0
     console, tally, begin_s = Console(), Tally(), time.monotonic()
     if args.fast:
         collected = collect_in_process(task, args, style, console)
@@ -116,10 +120,14 @@ def run(args: argparse.Namespace) -> int:
                     progress.update(bar, completed=tally.recorded)
     except KeyboardInterrupt:
         interrupted = True
+    if interrupted and not args.out.exists():
+        console.print("interrupted before anything was recorded")
+        return 130
+    buffer = ReplayBuffer.open(args.out)
     if interrupted:
-        console.print(f"interrupted: {tally.recorded} of {args.episodes} episodes recorded and kept")
-    if args.out.exists():
-        console.print(_summary(args.out, tally, time.monotonic() - begin_s))
+        added = buffer.n_episodes - before
+        console.print(f"interrupted: {added} of {args.episodes} episodes recorded and kept")
+    console.print(_summary(buffer, tally, time.monotonic() - begin_s))
     return 130 if interrupted else 0
 
 
@@ -193,10 +201,9 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _summary(path: Path, tally: Tally, wall_s: float) -> Table:
-    buffer = ReplayBuffer.open(path)
-    size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    table = Table(title=str(path), title_justify="left")
+def _summary(buffer: ReplayBuffer, tally: Tally, wall_s: float) -> Table:
+    size_bytes = sum(file.stat().st_size for file in buffer.path.rglob("*") if file.is_file())
+    table = Table(title=str(buffer.path), title_justify="left")
     for heading in ("", "this run", "recording"):
         table.add_column(heading, justify="left" if not heading else "right")
     lengths = np.diff(buffer.episode_ends, prepend=0)
@@ -204,7 +211,7 @@ def _summary(path: Path, tally: Tally, wall_s: float) -> Table:
     table.add_row("steps", str(sum(tally.lengths)), str(buffer.n_steps))
     table.add_row("mean length", _mean(tally.lengths), _mean(lengths.tolist()))
     table.add_row("successful", f"{tally.successes} of {tally.attempts}", "")
-    table.add_row("size", "", f"{size_bytes / 1e6:.1f} MB")
+    table.add_row("size", "", f"{size_bytes / 1e6:.2f} MB")
     table.add_row("wall time", f"{wall_s:.1f} s", "")
     return table
 

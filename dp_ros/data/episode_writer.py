@@ -74,11 +74,11 @@ class EpisodeWriter:
             _create(self.path, task)
         buffer = ReplayBuffer.open(self.path)
         self._check_same_task(buffer)
+        self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
         self._lock = _lock(self.path)
         try:
             buffer = ReplayBuffer.open(self.path)  # again: another writer may have ended since
-            self._ends = buffer.episode_ends
-            self._seeds = buffer.episode_seeds
+            self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
             self._store = DurableStore(self.path)
             self._data = _open_for_writing(self._store)
             for leftover in self.path.rglob(f".*{PARTIAL}"):
@@ -180,11 +180,13 @@ class EpisodeWriter:
         return steps
 
     def close(self) -> None:
-        """Discard the episode in progress and let other processes write to the recording."""
+        """Give up the episode in progress and let other processes write to the recording."""
         if self._lock is None:
             return
         try:
-            if self.n_steps or self._commit_uncertain:
+            # A save that was interrupted after its last write has been seen by readers: it stands.
+            saved = self._index_metadata(EPISODE_ENDS)["shape"][0] > self.n_episodes
+            if not saved and (self.n_steps or self._commit_uncertain):
                 self.discard()
         finally:
             os.close(self._lock)
@@ -265,10 +267,14 @@ class EpisodeWriter:
         padded[: len(last)] = last
         self._store.write(f"meta/{name}/{chunk}", padded.tobytes())
         self._store.sync()
-        metadata = json.loads((self.path / "meta" / name / ".zarray").read_bytes())
+        metadata = self._index_metadata(name)
         metadata["shape"] = [len(values)]
         self._store.write(f"meta/{name}/.zarray", json.dumps(metadata, indent=2).encode())
         self._store.sync()
+
+    def _index_metadata(self, name: str) -> dict[str, Any]:
+        metadata: dict[str, Any] = json.loads((self.path / "meta" / name / ".zarray").read_bytes())
+        return metadata
 
     def _check_same_task(self, buffer: ReplayBuffer) -> None:
         attrs = buffer.attrs

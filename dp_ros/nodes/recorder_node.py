@@ -186,6 +186,8 @@ class RecorderNode(Node):
             buffer.add(key, stamp_ns, value)
         except BadObservation as problem:
             self.get_logger().warning(f"sample refused: {problem}", throttle_duration_sec=2.0)
+            if self._recording and self._lockstep:
+                self._end(str(problem))  # there will be no other sample for this time
             return
         newest_ns = buffer.newest_ns(self._task.anchor)
         if self._recording and not self._lockstep and self._rows.first_ns is None and newest_ns != known_ns:

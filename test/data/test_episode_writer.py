@@ -16,6 +16,7 @@ import zarr
 
 from dp_ros.data import durable_store, episode_writer
 from dp_ros.data.episode_writer import EpisodeWriter, RecordingError
+from dp_ros.data.layout import EPISODE_ENDS
 from dp_ros.data.replay_buffer import ReplayBuffer
 from test.data.recorded import random_episode, small_task
 
@@ -301,6 +302,29 @@ def test_discarding_after_an_interrupted_save_takes_the_episode_back(
                 writer.discard()
         assert_holds(ReplayBuffer.open(path), [7])
     assert call > 20
+
+
+def test_an_interrupted_save_stands_if_readers_could_have_seen_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.zarr"
+    write(path, [7])
+    count = 0
+
+    def stop_after_the_last_rename(folder: Path) -> None:
+        nonlocal count
+        count += folder.name == EPISODE_ENDS
+        if count == 2:  # values, then their number
+            raise _Stopped
+
+    with contextlib.suppress(_Stopped), EpisodeWriter(path, TASK) as writer:
+        add_all(writer, random_episode(TASK, 5, 1))
+        monkeypatch.setattr(durable_store, "sync_folder", stop_after_the_last_rename)
+        writer.save()
+    monkeypatch.undo()
+    assert_holds(ReplayBuffer.open(path), [7, 5])
+    write(path, [3], first_seed=2)
+    assert_holds(ReplayBuffer.open(path), [7, 5, 3])
 
 
 KILLED = """

@@ -1,0 +1,258 @@
+"""The recorder in this process; the test plays simulated robot and operator, in lockstep, message by message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from geometry_msgs.msg import Pose, PoseArray  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import JointState  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+
+from dp_ros.bridge.clock import to_ns, to_stamp  # noqa: E402
+from dp_ros.bridge.codecs import encode_command  # noqa: E402
+from dp_ros.bridge.qos import latched_qos, reliable_qos  # noqa: E402
+from dp_ros.data.episode_writer import EpisodeWriter  # noqa: E402
+from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402
+from dp_ros.errors import UserError  # noqa: E402
+from dp_ros.msg import LockstepDone, RecorderStatus  # noqa: E402
+from dp_ros.nodes.recorder_node import RecorderNode  # noqa: E402
+from dp_ros.task import load_task  # noqa: E402
+
+DT = 100_000_000
+T0 = 1_000_000_000
+NAMES = ["agent_x", "agent_y"]
+
+
+class Stage:
+    """A recorder, and publishers for everything that it listens to."""
+
+    def __init__(self, out: Path, lockstep: bool = True) -> None:
+        parameters = {"out": str(out), "lockstep": str(lockstep).lower()}
+        arguments = [word for item in parameters.items() for word in ("-p", "{}:={}".format(*item))]
+        rclpy.init(args=["--ros-args", *arguments])
+        self.executor = SingleThreadedExecutor()
+        self.recorder = RecorderNode()
+        self.node = rclpy.create_node("stage", use_global_arguments=False)
+        self.executor.add_node(self.recorder)
+        self.executor.add_node(self.node)
+        make = self.node.create_publisher
+        self.clock = make(Clock, "/clock", reliable_qos())
+        self.keypoints = make(PoseArray, "/pusht/keypoints", reliable_qos())
+        self.joints = make(JointState, "/pusht/joint_states", reliable_qos())
+        self.commands = make(JointTrajectory, "/pusht/joint_trajectory", reliable_qos())
+        self.operator = make(LockstepDone, "/lockstep/done", reliable_qos())
+        self.acknowledged: list[int] = []
+        self.statuses: list[Any] = []
+        self.node.create_subscription(LockstepDone, "/lockstep/done", self._done, reliable_qos())
+        self.node.create_subscription(RecorderStatus, "/recorder/status", self.statuses.append, latched_qos())
+        self.triggers = {
+            n: self.node.create_client(Trigger, f"/recorder/{n}") for n in ("start", "save", "discard")
+        }
+        publishers = (self.keypoints, self.joints, self.commands)
+        self.until(lambda: all(p.get_subscription_count() for p in publishers), "subscriptions")
+        self.until(lambda: all(c.service_is_ready() for c in self.triggers.values()), "services")
+        if lockstep:
+            self.until(lambda: self.clock.get_subscription_count(), "clock")
+            self.until(lambda: self.operator.get_subscription_count() == 2, "lockstep")
+            self.until(lambda: self.node.count_publishers("/lockstep/done") == 2, "acknowledgements")
+
+    def close(self) -> None:
+        self.executor.remove_node(self.recorder)
+        self.recorder.destroy_node()
+        self.node.destroy_node()
+        self.executor.shutdown()
+        rclpy.shutdown()
+
+    def _done(self, message: Any) -> None:
+        if message.participant == "recorder":
+            self.acknowledged.append(to_ns(message.stamp))
+
+    def until(self, condition: Callable[[], Any], what: str, limit_s: float = 10.0) -> None:
+        end_s = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end_s, f"waited in vain for {what}"
+            self.executor.spin_once(timeout_sec=0.01)
+
+    def spin_a_little(self) -> None:
+        for _ in range(30):
+            self.executor.spin_once(timeout_sec=0.005)
+
+    def call(self, name: str) -> Any:
+        future = self.triggers[name].call_async(Trigger.Request())
+        self.until(future.done, name)
+        return future.result()
+
+    def show(self, k: int, x: float | None = None) -> None:
+        """Samples and clock of tick `k`."""
+        stamp = to_stamp(T0 + k * DT)
+        keypoints = PoseArray(poses=[Pose() for _ in range(9)])
+        keypoints.header.stamp = stamp
+        for pose in keypoints.poses:
+            pose.position.x = float(k)
+        joints = JointState(name=NAMES[::-1], position=[-float(k), float(k) if x is None else x])
+        joints.header.stamp = stamp
+        self.keypoints.publish(keypoints)
+        self.joints.publish(joints)
+        self.clock.publish(Clock(clock=stamp))
+
+    def operate(self, k: int, x: float | None) -> None:
+        """The operator's answer to tick `k`: a command, or none."""
+        time_ns = T0 + k * DT
+        if x is not None:
+            self.commands.publish(encode_command(np.array([x, -x]), time_ns, NAMES))
+        self.operator.publish(
+            LockstepDone(
+                participant="teleop",
+                stamp=to_stamp(time_ns),
+                last_command=to_stamp(0 if x is None else time_ns),
+            )
+        )
+
+    def tick(self, k: int, x: float | None = None) -> None:
+        """A whole tick: samples, operator, and the recorder's acknowledgement."""
+        self.show(k)
+        self.operate(k, x)
+        self.until(lambda: T0 + k * DT in self.acknowledged, f"acknowledgement of tick {k}")
+
+
+@pytest.fixture
+def stage(ros_domain: int, tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path / "x.zarr")
+    yield made
+    made.close()
+
+
+def test_an_episode_runs_from_the_first_command_to_the_last(stage: Stage, tmp_path: Path) -> None:
+    stage.tick(0)
+    assert stage.call("start").success
+    stage.tick(1)
+    for k in (2, 3, 4):
+        stage.tick(k, x=100.0 + k)
+    stage.tick(5)
+    answer = stage.call("save")
+    assert answer.success and answer.message == "episode 0 saved, 3 steps"
+    episode = ReplayBuffer.open(tmp_path / "x.zarr").episode(0)
+    assert episode["action"].tolist() == [[102, -102], [103, -103], [104, -104]]
+    assert episode["agent_pos"].tolist() == [[2, -2], [3, -3], [4, -4]]
+    assert episode["keypoint"][:, 0].tolist() == [2, 3, 4]
+    assert episode["timestamp"].tolist() == [0.0, 0.1, 0.2]
+
+
+def test_a_time_is_acknowledged_only_when_its_row_is_complete(stage: Stage) -> None:
+    stage.tick(0)
+    stage.call("start")
+    stage.show(1)
+    stage.operator.publish(
+        LockstepDone(participant="teleop", stamp=to_stamp(T0 + DT), last_command=to_stamp(T0 + DT))
+    )
+    stage.spin_a_little()
+    assert T0 + DT not in stage.acknowledged  # the command it names is not here
+    stage.commands.publish(encode_command(np.array([1.0, 2.0]), T0 + DT, NAMES))
+    stage.until(lambda: T0 + DT in stage.acknowledged, "the acknowledgement")
+
+
+def test_services_refuse_what_makes_no_sense_and_say_why(stage: Stage) -> None:
+    stage.tick(0)
+    assert stage.call("save").message == "no steps to save: not recording"
+    assert stage.call("discard").message == "not recording"
+    assert stage.call("start").success
+    assert stage.call("start").message == "already recording, 0 steps so far; save or discard them"
+    stage.tick(1)
+    answer = stage.call("save")
+    assert not answer.success
+    assert answer.message == "no steps to save: nothing was commanded on /pusht/joint_trajectory"
+    stage.tick(2, x=1.0)
+    assert stage.call("discard").message == "1 steps discarded"
+    assert stage.recorder._writer.n_episodes == 0
+
+
+def test_a_value_that_is_not_finite_ends_the_recording_and_keeps_what_was_before(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.tick(0)
+    stage.call("start")
+    stage.tick(1, x=1.0)
+    stage.tick(2, x=2.0)
+    stage.show(3, x=float("nan"))
+    stage.until(lambda: stage.statuses[-1].phase == "idle", "the end of the recording")
+    assert "recording ended after 2 steps: agent_pos: " in stage.recorder._message
+    assert "values must be finite" in stage.recorder._message
+    assert stage.call("start").message == "2 steps are not saved yet; save or discard them"
+    answer = stage.call("save")
+    assert answer.success
+    assert answer.message.startswith("episode 0 saved, 2 steps; recording ended after 2 steps: agent_pos")
+    assert ReplayBuffer.open(tmp_path / "x.zarr").n_steps == 2
+
+
+def test_an_operator_who_pauses_ends_the_recording(stage: Stage) -> None:
+    stage.tick(0)
+    stage.call("start")
+    stage.tick(1, x=1.0)
+    stage.tick(2)
+    stage.tick(3, x=1.0)
+    stage.until(lambda: stage.statuses[-1].phase == "idle", "the end of the recording")
+    assert "nothing was commanded on /pusht/joint_trajectory for 0.10 s" in stage.recorder._message
+
+
+def test_the_status_names_what_lockstep_waits_for(stage: Stage) -> None:
+    stage.clock.publish(Clock(clock=to_stamp(T0)))
+    stage.until(lambda: stage.statuses and "waiting" in stage.statuses[-1].message, "the status")
+    assert stage.statuses[-1].message == (
+        "waiting for keypoint (/pusht/keypoints), agent_pos (/pusht/joint_states), the operator teleop"
+    )
+
+
+def test_without_a_stream_recording_does_not_start(ros_domain: int, tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "x.zarr", lockstep=False)
+    try:
+        answer = stage.call("start")
+        assert not answer.success
+        assert answer.message == "keypoint: nothing received on /pusht/keypoints yet"
+    finally:
+        stage.close()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([], "parameter out is empty"),
+        (["-p", "out:=x.zarr", "-p", "task:=nothing"], "task nothing"),
+        (
+            ["-p", "out:=x.zarr", "-p", "hold_steps:=0.5"],
+            "parameter hold_steps: expected float from 1 to 100",
+        ),
+        (["-p", "out:=x.zarr", "-p", "episode_seed:=-5"], "parameter episode_seed"),
+    ],
+)
+def test_bad_parameters_are_refused_with_a_reason(
+    ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rclpy.init(args=["--ros-args", *parameters])
+    try:
+        with pytest.raises(UserError, match=message):
+            RecorderNode()
+    finally:
+        rclpy.shutdown()
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_a_recording_of_another_task_is_refused(ros_domain: int, tmp_path: Path) -> None:
+    EpisodeWriter(tmp_path / "x.zarr", load_task("pusht_image")).close()
+    rclpy.init(args=["--ros-args", "-p", f"out:={tmp_path / 'x.zarr'}"])
+    try:
+        with pytest.raises(UserError, match="holds episodes of task pusht_image .* not of pusht_state"):
+            RecorderNode()
+    finally:
+        rclpy.shutdown()
