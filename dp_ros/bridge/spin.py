@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,8 @@ def run_node(make_node: Callable[[], Any], args: list[str] | None = None) -> int
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # At a terminal `ros2 launch` passes Ctrl-C on, so that it arrives twice.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
