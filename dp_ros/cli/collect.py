@@ -13,7 +13,7 @@ import itertools
 import multiprocessing
 import signal
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,13 @@ from rich.table import Table
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
-from dp_ros.sim.pusht_episodes import Demonstration, DemonstrationStyle, Outcome, generate_episode
+from dp_ros.sim.pusht_episodes import (
+    Demonstration,
+    DemonstrationStyle,
+    Outcome,
+    generate_episode,
+    seeds_to_record,
+)
 from dp_ros.task import TaskSpec, load_task
 
 
@@ -129,13 +135,6 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"interrupted: {added} of {args.episodes} episodes recorded and kept")
     console.print(_summary(buffer, tally, time.monotonic() - begin_s))
     return 130 if interrupted else 0
-
-
-def seeds_to_record(first: int | None, recorded: Iterable[int]) -> Iterator[int]:
-    """Seeds for new episodes: from `first` on, else after the largest recorded one; none that is recorded."""
-    known = {int(seed) for seed in recorded if seed >= 0}
-    start = first if first is not None else max(known, default=-1) + 1
-    return (seed for seed in itertools.count(start) if seed not in known)
 
 
 def collect_in_process(

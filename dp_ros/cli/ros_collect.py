@@ -10,10 +10,9 @@ from rich.console import Console
 
 from dp_ros import bringup
 from dp_ros.bridge.collect_client import CollectClient
-from dp_ros.cli.collect import seeds_to_record
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.processes import running
-from dp_ros.sim.pusht_episodes import DemonstrationStyle, Outcome
+from dp_ros.sim.pusht_episodes import DemonstrationStyle, Outcome, seeds_to_record
 from dp_ros.task import TaskSpec
 
 

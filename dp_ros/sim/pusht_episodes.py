@@ -8,6 +8,8 @@ noise.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,3 +82,10 @@ def generate_episode(
         steps.append(row)
         success = world.step(noise.apply(target)).done
     return Demonstration(seed, success, world.score, steps)
+
+
+def seeds_to_record(first: int | None, recorded: Iterable[int]) -> Iterator[int]:
+    """Seeds for new episodes: from `first` on, else after the largest recorded one; none that is recorded."""
+    known = {int(seed) for seed in recorded if seed >= 0}
+    start = first if first is not None else max(known, default=-1) + 1
+    return (seed for seed in itertools.count(start) if seed not in known)

@@ -13,13 +13,13 @@ import pytest
 from dp_ros.cli import collect
 from dp_ros.cli.main import main
 from dp_ros.data.replay_buffer import ReplayBuffer
-from dp_ros.sim.pusht_episodes import Demonstration, DemonstrationStyle, generate_episode
+from dp_ros.sim.pusht_episodes import Demonstration, DemonstrationStyle, generate_episode, seeds_to_record
 from dp_ros.task import load_task
 
 
 def test_new_seeds_follow_the_recorded_ones_and_none_is_taken_twice() -> None:
     def first_three(start: int | None, recorded: list[int]) -> list[int]:
-        return list(itertools.islice(collect.seeds_to_record(start, recorded), 3))
+        return list(itertools.islice(seeds_to_record(start, recorded), 3))
 
     assert first_three(None, []) == [0, 1, 2]
     assert first_three(None, [4, 2]) == [5, 6, 7]
