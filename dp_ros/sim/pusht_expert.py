@@ -76,6 +76,8 @@ class PushTExpert:
     def act(self, state: ArrayLike) -> Floats:
         """Target (2,) in px for this control step at `state` (agent x, y, block x, y, angle).
 
+        With the T on its goal the target is where the agent is.
+
         Raises UserError for a state of wrong shape or with numbers that are not finite.
         """
         values = np.asarray(state, dtype=np.float64)
@@ -84,10 +86,14 @@ class PushTExpert:
         agent, pose = values[:2], values[2:]
         self._update_velocity()
         self._agent = agent
-        if self._push is None or self._finished(agent) or self._departed(agent, pose):
-            self._plan(agent, pose)
-        target = self._targets[min(self._step, len(self._targets) - 1)]
-        self._step += 1
+        if pose_distance_px(pose, self._goal) < AT_GOAL_PX:
+            self._push = None
+            target = agent
+        else:
+            if self._push is None or self._finished(agent) or self._departed(agent, pose):
+                self._plan(agent, pose)
+            target = self._targets[min(self._step, len(self._targets) - 1)]
+            self._step += 1
         self._last_target = target
         return target.copy()
 
