@@ -31,7 +31,6 @@ class NodeSpec:
     namespace: str = ""
     remappings: Mapping[str, str] = field(default_factory=dict)
     required: bool = True  # when it ends, everything is stopped
-    lifecycle: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def pusht_demo(
     }
     nodes = (
         _pusht(task, lockstep, ["policy"], seed, image_size_px),
-        NodeSpec("policy", "policy_node", policy_parameters, lifecycle=True),
+        NodeSpec("policy", "policy_node", policy_parameters),
     )
     return Bringup("pusht_demo", nodes)
 
@@ -142,7 +141,7 @@ def policy(
         "use_sim_time": use_sim_time,
         "autostart": autostart,
     }
-    return Bringup("policy", (NodeSpec("policy", "policy_node", parameters, lifecycle=True),))
+    return Bringup("policy", (NodeSpec("policy", "policy_node", parameters),))
 
 
 BRINGUPS: dict[str, Callable[..., Bringup]] = {

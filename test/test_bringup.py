@@ -67,7 +67,6 @@ def test_collecting_waits_for_operator_and_recorder() -> None:
 
 def test_a_real_robot_gets_the_policy_alone_on_wall_time(model: str) -> None:
     (policy,) = from_text("policy", {"model": model}).nodes
-    assert policy.lifecycle
     assert policy.parameters["use_sim_time"] is False
     assert policy.parameters["task"] == ""
 

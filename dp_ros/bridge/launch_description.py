@@ -2,8 +2,9 @@
 
 The nodes are made when the arguments are known, so that launch and `dp-ros up` go through the same
 `bringup.from_text` and refuse the same mistakes in the same words. Written against the Jazzy release of
-launch_ros; the policy node configures and activates itself (its parameter `autostart`), because Jazzy's
-LifecycleNode cannot.
+launch_ros. The policy is a plain Node here although it is a lifecycle node: it configures and activates
+itself (its parameter `autostart`), which Jazzy's LifecycleNode cannot, and without one launch needs no
+ROS node of its own, whose end a second Ctrl-C can turn into an abort.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
-from launch_ros.actions import LifecycleNode, Node
+from launch_ros.actions import Node
 
 from dp_ros.bringup import NodeSpec, arguments_of, from_text
 
@@ -40,8 +41,7 @@ def _text(value: object) -> str:
 
 
 def _action(node: NodeSpec) -> Action:
-    kind = LifecycleNode if node.lifecycle else Node
-    return kind(
+    return Node(
         package="dp_ros",
         executable=node.executable,
         name=node.name,
