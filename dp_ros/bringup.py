@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,12 @@ class Argument:
             if text.lower() not in ("true", "false"):
                 raise UserError(f"{self.name}:={text}: expected true or false ({self.description})")
             return text.lower() == "true"
-        if self.type is int:
+        if self.type in (int, float):
             try:
-                return int(text)
+                return self.type(text)
             except ValueError:
-                message = f"{self.name}:={text}: expected a whole number ({self.description})"
-                raise UserError(message) from None
+                kind = "a whole number" if self.type is int else "a number"
+                raise UserError(f"{self.name}:={text}: expected {kind} ({self.description})") from None
         return text
 
 
@@ -75,6 +75,9 @@ DESCRIPTIONS = {
     "autostart": "configure and activate the policy node at once",
     "operator": "who demonstrates: expert",
     "out": "zarr store that episodes are appended to",
+    "noise_px": "noise on the targets that the simulated robot executes, not on those recorded, px",
+    "push_px_per_step": "speed of the expert while pushing",
+    "travel_px_per_step": "speed of the expert between pushes",
     "use_sim_time": "take time from /clock",
 }
 
@@ -113,12 +116,21 @@ def collect(
     lockstep: bool = True,
     seed: int = 100000,
     image_size_px: int = 96,
+    noise_px: float = 3.0,
+    push_px_per_step: float = 6.0,
+    travel_px_per_step: float = 15.0,
 ) -> Bringup:
     """The simulated robot, an operator who demonstrates, and the recorder."""
     shared: dict[str, Parameter] = {"task": _task(task), "lockstep": lockstep, "use_sim_time": lockstep}
+    expert: dict[str, Parameter] = {
+        "operator": operator,
+        "push_px_per_step": push_px_per_step,
+        "travel_px_per_step": travel_px_per_step,
+    }
+    robot = _pusht(task, lockstep, ["teleop", "recorder"], seed, image_size_px)
     nodes = (
-        _pusht(task, lockstep, ["teleop", "recorder"], seed, image_size_px),
-        NodeSpec("teleop", "teleop_node", {**shared, "operator": operator}),
+        replace(robot, parameters={**robot.parameters, "actuation_noise_px": noise_px}),
+        NodeSpec("teleop", "teleop_node", {**shared, **expert}),
         NodeSpec("recorder", "recorder_node", {**shared, "out": str(Path(out).absolute())}),
     )
     return Bringup("collect", nodes)
@@ -162,7 +174,7 @@ def find(name: str) -> Callable[..., Bringup]:
 
 def arguments_of(name: str) -> list[Argument]:
     """Launch arguments of a bring-up, in the order of its signature."""
-    types = {"bool": bool, "int": int, "str": str}
+    types = {"bool": bool, "int": int, "float": float, "str": str}
     return [
         Argument(
             parameter.name,

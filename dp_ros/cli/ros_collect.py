@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Generator
-from dataclasses import replace
 
 from rich.console import Console
 
@@ -25,11 +24,15 @@ def collect_over_ros(
         UserError: if a process ends or refuses; with its last lines of output or its reason.
     """
     images = [spec.shape[0] for spec in task.observations.values() if spec.is_image]
-    description = bringup.collect(out=str(args.out), task=args.task, image_size_px=max(images, default=0))
-    with (
-        running(_with_style(description, style)) as processes,
-        CollectClient(task, processes.check) as client,
-    ):
+    description = bringup.collect(
+        out=str(args.out),
+        task=args.task,
+        image_size_px=max(images, default=0),
+        noise_px=style.noise_px,
+        push_px_per_step=style.push_px_per_step,
+        travel_px_per_step=style.travel_px_per_step,
+    )
+    with running(description) as processes, CollectClient(task, processes.check) as client:
         client.connect()
         console.print(f"{args.out}: {client.recorder.message}")
         recorded = ReplayBuffer.open(args.out).episode_seeds
@@ -40,19 +43,3 @@ def collect_over_ros(
             yield outcome
             if kept == args.episodes:
                 return
-
-
-def _with_style(description: bringup.Bringup, style: DemonstrationStyle) -> bringup.Bringup:
-    """The bring-up with the parameters that say how the expert demonstrates."""
-    added: dict[str, dict[str, bringup.Parameter]] = {
-        "pusht": {"actuation_noise_px": style.noise_px},
-        "teleop": {
-            "push_px_per_step": style.push_px_per_step,
-            "travel_px_per_step": style.travel_px_per_step,
-        },
-    }
-    nodes = tuple(
-        replace(node, parameters={**node.parameters, **added.get(node.name, {})})
-        for node in description.nodes
-    )
-    return replace(description, nodes=nodes)
