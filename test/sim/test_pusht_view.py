@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dp_ros.errors import UserError
-from dp_ros.sim.pusht import PushT
+from dp_ros.sim.pusht import GOAL_POSE, PushT, transform_points
 from dp_ros.sim.pusht_view import contact_sheet, draw_plan, render
 
 DATA = Path(__file__).parent / "data"
@@ -74,3 +74,18 @@ def test_bad_input_says_what_was_given() -> None:
         render([1.0, 2.0], 96)
     with pytest.raises(UserError, match="1 pictures, 2 captions"):
         contact_sheet([np.zeros((4, 4, 3), np.uint8)], 1, ["a", "b"])
+
+
+def test_everything_has_the_references_colour() -> None:
+    picture = render(STATE, 512)
+    bar_middle = transform_points(np.array([[-40.0, 15.0]]), STATE[2:])[0]
+    goal_middle = transform_points(np.array([[0.0, 100.0]]), GOAL_POSE)[0]
+    for (x, y), colour in (
+        ((5, 256), (211, 211, 211)),
+        ((50, 50), (255, 255, 255)),
+        (goal_middle, (144, 238, 144)),
+        (bar_middle, (142, 163, 183)),
+        (STATE[:2], AGENT_BLUE),
+    ):
+        # the lighter colours are 1.2 times a whole number, and roundings differ by one
+        assert np.abs(picture[round(y), round(x)].astype(int) - colour).max() <= 1
