@@ -1,0 +1,45 @@
+"""What lies in models/ must run as it is, and hold what its manifest says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dp_ros.inference.engine import load_engine
+from dp_ros.inference.manifest import load_manifest
+from dp_ros.paths import share_dir
+from dp_ros.task import load_task
+from dp_ros.training.evaluate import run_episodes
+
+MODELS = sorted(path for path in (share_dir() / "models").iterdir() if path.is_dir())
+PAPER_SEEDS = "100000:100050"
+
+
+def test_there_is_a_model_to_start_with() -> None:
+    assert "pusht_state" in [path.name for path in MODELS]
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda path: path.name)
+def test_a_shipped_model_was_made_for_the_task_file_that_is_shipped(folder: Path) -> None:
+    manifest = load_manifest(folder)
+    assert manifest.name == folder.name
+    assert manifest.task_spec().digest() == load_task(manifest.task["name"]).digest()
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda path: path.name)
+def test_a_shipped_model_is_small_and_says_where_it_came_from_and_what_it_scored(folder: Path) -> None:
+    manifest = load_manifest(folder)
+    assert sum(spec.bytes for spec in manifest.files.values()) <= 40e6
+    assert manifest.provenance is not None
+    assert manifest.provenance.steps > 1000
+    (score, *_) = [score for score in manifest.scores if score.seeds == PAPER_SEEDS]
+    assert score.repeats >= 3
+    assert score.mean_score >= 0.92
+
+
+def test_the_shipped_policy_pushes_the_t_onto_its_goal() -> None:
+    engine = load_engine(share_dir() / "models" / "pusht_state", "onnx")
+    scores = [episode.score for episode in run_episodes(engine.task, engine.sample, range(300_000, 300_006))]
+    assert np.mean(scores) > 0.75
