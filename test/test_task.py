@@ -58,8 +58,14 @@ def test_the_digest_ignores_the_description_and_nothing_else(state: dict[str, An
 Change = Callable[[dict[str, Any]], Any]
 STATE_MISTAKES: list[tuple[Change, list[str]]] = [
     (lambda t: t["observations"]["keypoint"].pop("topic"), ["observations.keypoint.topic", "is missing"]),
-    (lambda t: t["observations"]["keypoint"].update(topic="not a topic"), ["keypoint.topic", "'not a topic'"]),
-    (lambda t: t["observations"]["keypoint"].update(shape=[17]), ["keypoint.shape", "[17]", "multiple of the 2"]),
+    (
+        lambda t: t["observations"]["keypoint"].update(topic="not a topic"),
+        ["keypoint.topic", "'not a topic'"],
+    ),
+    (
+        lambda t: t["observations"]["keypoint"].update(shape=[17]),
+        ["keypoint.shape", "[17]", "multiple of the 2"],
+    ),
     (lambda t: t["observations"]["agent_pos"].update(shape=[3]), ["agent_pos.shape", "[3]", "[2]"]),
     (lambda t: t["observations"]["agent_pos"].update(shape=[2, 1]), ["agent_pos.shape", "[2, 1]", "[n]"]),
     (lambda t: t["observations"]["agent_pos"].update(shape="two"), ["agent_pos.shape", "'two'"]),
@@ -69,7 +75,10 @@ STATE_MISTAKES: list[tuple[Change, list[str]]] = [
     ),
     (lambda t: t["observations"]["agent_pos"].update(fields=[]), ["agent_pos.fields", "got nothing"]),
     (lambda t: t["observations"]["agent_pos"].update(names=[]), ["agent_pos.names", "joint names"]),
-    (lambda t: t["observations"]["agent_pos"].update(names=["a", "a"]), ["agent_pos.names", "a is there more"]),
+    (
+        lambda t: t["observations"]["agent_pos"].update(names=["a", "a"]),
+        ["agent_pos.names", "a is there more"],
+    ),
     (lambda t: t["observations"]["keypoint"].update(names=["a"]), ["keypoint.names", "has no joint names"]),
     (lambda t: t["observations"]["agent_pos"].update(crop=[3, 3]), ["agent_pos.crop", "is not an image"]),
     (
@@ -80,18 +89,27 @@ STATE_MISTAKES: list[tuple[Change, list[str]]] = [
         lambda t: t["observations"]["agent_pos"].update(type="std_msgs/msg/Float64MultiArray"),
         ["agent_pos.type", "header stamp"],
     ),
-    (lambda t: t["observations"]["agent_pos"].update(max_age=1), ["agent_pos.max_age", "did you mean max_age_s?"]),
+    (
+        lambda t: t["observations"]["agent_pos"].update(max_age=1),
+        ["agent_pos.max_age", "did you mean max_age_s?"],
+    ),
     (lambda t: t["observations"]["agent_pos"].update(max_age_s=0), ["agent_pos.max_age_s", "greater than 0"]),
     (lambda t: t["observations"]["agent_pos"].update(latency_s=-1), ["agent_pos.latency_s", "-1"]),
     (lambda t: t["observations"]["agent_pos"].update(latency_s=float("nan")), ["latency_s", "finite"]),
-    (lambda t: t["observations"]["agent_pos"].update(alignment="last"), ["agent_pos.alignment", "'asof'", "'last'"]),
+    (
+        lambda t: t["observations"]["agent_pos"].update(alignment="last"),
+        ["agent_pos.alignment", "'asof'", "'last'"],
+    ),
     (lambda t: t.update(horizon=8), ["horizon", "got 8", "at least n_obs_steps + n_action_steps - 1 = 9"]),
     (lambda t: t.update(rate_hz=0), ["rate_hz", "got 0"]),
     (lambda t: t.update(rate_hz="fast"), ["rate_hz", "'fast'", "number"]),
     (lambda t: t.update(horzion=16), ["horzion", "unknown key", "did you mean horizon?"]),
     (lambda t: t.update(observations={}), ["observations", "at least 1"]),
     (lambda t: t.update(observations=3), ["observations", "got 3"]),
-    (lambda t: t["observations"].update({"Bad Name": t["observations"]["keypoint"]}), ["Bad Name", "lower-case"]),
+    (
+        lambda t: t["observations"].update({"Bad Name": t["observations"]["keypoint"]}),
+        ["Bad Name", "lower-case"],
+    ),
     (lambda t: t["observations"].update(action=t["observations"]["keypoint"]), ["observations.action"]),
     (lambda t: t.pop("action"), ["action", "is missing"]),
     (lambda t: t["action"].update(names=["x"]), ["action.shape", "[2]", "[1]"]),
@@ -101,7 +119,10 @@ STATE_MISTAKES: list[tuple[Change, list[str]]] = [
         lambda t: t["action"]["limits"]["position"].update(min=[600.0, 0.0]),
         ["action.limits.position", "600", "512", "min below max for agent_x"],
     ),
-    (lambda t: t["action"]["limits"]["position"].update(max=[1.0]), ["action.limits.position.max", "2 value(s)"]),
+    (
+        lambda t: t["action"]["limits"]["position"].update(max=[1.0]),
+        ["action.limits.position.max", "2 value(s)"],
+    ),
     (lambda t: t["action"]["limits"].update(velocity=[0.0, 1.0]), ["action.limits.velocity", "above 0"]),
 ]
 

@@ -58,7 +58,9 @@ def test_in_lockstep_it_infers_every_n_action_steps_and_each_action_is_commanded
         tick = loop.controller.tick(loop.now_ns)
         if tick.request is not None:
             asked.append(loop.step)
-            loop.controller.accept(tick.request, loop.actions(tick.request), now_ns=loop.now_ns, inference_ns=1)
+            loop.controller.accept(
+                tick.request, loop.actions(tick.request), now_ns=loop.now_ns, inference_ns=1
+            )
         commanded = loop.controller.schedule.commanded_at(loop.now_ns)
         assert commanded is not None
         assert commanded[0] == loop.step
@@ -75,7 +77,9 @@ def test_the_noise_of_an_inference_is_told_by_seed_and_steps_since_the_first() -
         tick = loop.controller.tick(loop.now_ns)
         if tick.request is not None:
             steps.append((tick.request.seed, tick.request.step))
-            loop.controller.accept(tick.request, loop.actions(tick.request), now_ns=loop.now_ns, inference_ns=1)
+            loop.controller.accept(
+                tick.request, loop.actions(tick.request), now_ns=loop.now_ns, inference_ns=1
+            )
         loop.advance()
     assert steps == [(7, 0), (7, 8), (7, 16)]
 
