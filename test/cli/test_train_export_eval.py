@@ -124,7 +124,7 @@ def test_what_a_person_gets_wrong_is_said_without_a_traceback(
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "dp_ros.cli.main", "train", "--task", "pusht_state", "--data", str(data)]
-    command += ["--out", str(run), *SMALL, "--steps", "400", "--checkpoint-every", "1000"]
+    command += ["--out", str(run), *SMALL, "--steps", "150", "--checkpoint-every", "1000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
