@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
         track(results, "evaluating", total=total, console=console, disable=not console.is_terminal)
     )
     evaluation = summarize(episodes)
-    console.print(_table(evaluation), _closing_lines(evaluation, manifest), sep="\n", highlight=False, soft_wrap=True)
+    console.print(
+        _table(evaluation), _closing_lines(evaluation, manifest), sep="\n", highlight=False, soft_wrap=True
+    )
     facts = {
         "model_id": manifest.model_id,
         "seeds": args.seeds,

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     Console().print(
         f"{args.model}: {manifest.model_id}, {size / 1e6:.1f} MB, weights after {progress.step} steps; "
         "graph and torch agree",
-        highlight=False, soft_wrap=True,
+        highlight=False,
+        soft_wrap=True,
     )
     return 0

@@ -79,12 +79,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         progress = train(task, data, args.out, config, resume=args.resume, console=console)
     except KeyboardInterrupt:
-        console.print(f"stopped; go on with: dp-ros train --out {args.out} --resume", highlight=False, soft_wrap=True)
+        console.print(
+            f"stopped; go on with: dp-ros train --out {args.out} --resume", highlight=False, soft_wrap=True
+        )
         raise
     console.print(
         f"{args.out}: {progress.step} steps in {progress.wall_time_s / 60:.1f} min, best at step "
         f"{progress.best_step}; next: dp-ros export {args.out} models/NAME",
-        highlight=False, soft_wrap=True,
+        highlight=False,
+        soft_wrap=True,
     )
     return 0
 

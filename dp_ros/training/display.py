@@ -70,7 +70,8 @@ class TrainingDisplay:
             self._console.print(
                 f"step {self._step}/{self._spec.steps}  loss {loss_text}  lr {rate_text}  {speed}  "
                 f"{left_s / 60:.1f} min left",
-                highlight=False, soft_wrap=True,
+                highlight=False,
+                soft_wrap=True,
             )
         return True
 
@@ -79,5 +80,6 @@ class TrainingDisplay:
         values = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
         self._console.print(
             f"step {step}: {values or 'nothing to evaluate on'}{'  (best so far)' if is_best else ''}",
-            highlight=False, soft_wrap=True,
+            highlight=False,
+            soft_wrap=True,
         )
