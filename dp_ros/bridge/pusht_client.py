@@ -7,19 +7,16 @@ were published.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import rclpy
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
 
 from dp_ros.action import RunPolicy
+from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.errors import UserError
@@ -29,7 +26,7 @@ from dp_ros.srv import ResetEpisode
 from dp_ros.task import TaskSpec
 
 
-class PushTClient:
+class PushTClient(RosClient):
     """A connection to the simulated robot and the policy node, for use in a `with` block.
 
     Args:
@@ -39,22 +36,15 @@ class PushTClient:
     """
 
     def __init__(self, task: TaskSpec, check: Callable[[], None], timeout_s: float = 30.0) -> None:
-        self._task, self._check, self._timeout_s = task, check, timeout_s
-        self._context = rclpy.Context()
+        super().__init__("pusht_client", check, timeout_s)
+        self._task = task
         #: Every EpisodeStatus since the last reset.
         self.statuses: list[Any] = []
         #: Every ActionChunk since the last reset.
         self.chunks: list[Any] = []
 
     def __enter__(self) -> Self:
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node(
-            "pusht_client",
-            context=self._context,
-            parameter_overrides=[Parameter("use_sim_time", Parameter.Type.BOOL, False)],
-        )
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        super().__enter__()
         self.node.create_subscription(
             EpisodeStatus, "/pusht/status", self.statuses.append, reliable_qos(1000)
         )
@@ -69,26 +59,7 @@ class PushTClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._run_client.destroy()
-        self.node.destroy_node()
-        self._executor.shutdown()
-        rclpy.try_shutdown(context=self._context)
-
-    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float | None = None) -> Any:
-        """Spin until `condition` gives something true, and return that.
-
-        Raises:
-            UserError: after the time-out, or when a process that is needed has ended.
-        """
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        end_s = time.monotonic() + limit_s
-        while not (value := condition()):
-            if time.monotonic() > end_s:
-                self._check()
-                raise UserError(f"waited {limit_s:g} s for {what}, in vain")
-            self._executor.spin_once(timeout_sec=0.05)
-            if time.monotonic() % 1.0 < 0.06:
-                self._check()
-        return value
+        super().__exit__(kind, error, trace)
 
     def connect(self) -> None:
         """Wait until simulated robot and policy are there.

@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import ENGINES, choose_engine, load_engine
+from dp_ros.inference.load import ENGINES, choose_engine, load_engine
 from dp_ros.inference.manifest import Manifest, ScoreSummary, load_manifest, utc_now, write_manifest
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.training.evaluate import (

@@ -1,1 +1,1 @@
-"""Action chunks from a model folder, by `engine.load_engine`; torch.py, graph.py and export.py need torch."""
+"""Action chunks from a model folder, by `load.load_engine`; torch.py, graph.py and export.py need torch."""

@@ -1,32 +1,22 @@
-"""The engine: a model folder in, action chunks out.
+"""The engine: observations in, action chunks out.
 
-`load_engine` picks ONNX Runtime or torch; both take and give robot units, check what goes in and what comes
-out, and make a warm-up call while loading, because the first call of either is many times slower than the
-second. Easy to get wrong: `sample` is a pure function of observation and noise; whoever wants another draw
-brings other noise.
+ONNX Runtime and torch both take and give robot units, and check what goes in and what comes out. Easy to get wrong:
+`sample` is a pure function of observation and noise; whoever wants another draw brings other noise.
 """
 
 from __future__ import annotations
 
 import abc
-import importlib.util
-import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, ManifestError, load_manifest
+from dp_ros.inference.manifest import Manifest
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.task import TaskSpec
-
-log = logging.getLogger(__name__)
-
-EngineName = Literal["onnx", "torch", "auto"]
-ENGINES: tuple[EngineName, ...] = ("auto", "onnx", "torch")
 
 
 class EngineError(UserError):
@@ -131,78 +121,6 @@ class CheckedEngine(abc.ABC):
     @property
     def _label(self) -> str:
         return f"model {self.manifest.model_id}"
-
-
-def load_engine(
-    folder: str | Path,
-    engine: str = "auto",
-    threads: int = 1,
-    num_inference_steps: int | None = None,
-) -> Engine:
-    """Load a model folder, check its files and make it ready.
-
-    Args:
-        folder: the model folder.
-        engine: `onnx`, `torch`, or `auto`: ONNX Runtime where it is installed and the folder has a graph.
-        threads: CPU threads of one inference.
-        num_inference_steps: DDIM steps; only the torch engine can take another number than the manifest says.
-
-    Raises:
-        UserError: if the folder cannot be used, or the engine cannot do what was asked.
-    """
-    if threads < 1:
-        raise UserError(f"threads: got {threads}, expected at least 1")
-    folder = Path(folder)
-    manifest = load_manifest(folder, verify=False)
-    if num_inference_steps is not None and not 1 <= num_inference_steps <= manifest.sampler.train_steps:
-        raise UserError(
-            f"num_inference_steps: got {num_inference_steps}, expected 1 to {manifest.sampler.train_steps}"
-        )
-    chosen = choose_engine(manifest, engine, num_inference_steps)
-    loaded: CheckedEngine
-    if chosen == "onnx":
-        _require(folder, manifest, ONNX_FILE, "onnx")
-        from dp_ros.inference.onnx import OnnxEngine
-
-        loaded = OnnxEngine(folder, manifest, threads, num_inference_steps)
-    elif chosen == "torch":
-        _require(folder, manifest, WEIGHTS_FILE, "torch")
-        if importlib.util.find_spec("torch") is None:
-            raise UserError(
-                "engine torch: torch is not installed; `pip install -e '.[train]'`, or engine onnx"
-            )
-        from dp_ros.inference.torch import TorchEngine
-
-        loaded = TorchEngine.load(folder, manifest, threads, num_inference_steps)
-    else:
-        raise UserError(f"engine: got {engine!r}, expected one of {', '.join(ENGINES)}")
-    loaded.warm_up()
-    return loaded
-
-
-def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps: int | None = None) -> str:
-    """The engine that `load_engine` would take: `engine` itself unless it is `auto`. Logs why."""
-    if engine != "auto":
-        return engine
-    if ONNX_FILE not in manifest.files:
-        log.info("engine torch: the model has no %s", ONNX_FILE)
-        return "torch"
-    if importlib.util.find_spec("onnxruntime") is None:
-        log.info("engine torch: onnxruntime is not installed")
-        return "torch"
-    if num_inference_steps not in (None, manifest.sampler.num_inference_steps):
-        log.info("engine torch: the graph has another number of DDIM steps than %s", num_inference_steps)
-        return "torch"
-    log.info("engine onnx: onnxruntime is installed and the model has %s", ONNX_FILE)
-    return "onnx"
-
-
-def _require(folder: Path, manifest: Manifest, file: str, engine: str) -> None:
-    if file not in manifest.files:
-        raise ManifestError(
-            f"model {folder}: engine {engine} needs {file}, the manifest lists {', '.join(manifest.files)}; "
-            "choose another engine or export the model again"
-        )
 
 
 def _first(array: NDArray[Any]) -> str:

@@ -23,7 +23,7 @@ from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import observation_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import ENGINES, load_engine
+from dp_ros.inference.load import ENGINES, load_engine
 from dp_ros.inference.worker import InferenceResult, InferenceWorker
 from dp_ros.msg import ActionChunk as ActionChunkMsg
 from dp_ros.msg import PolicyStatus

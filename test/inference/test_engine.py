@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import Engine, EngineError, load_engine
+from dp_ros.inference.engine import Engine, EngineError
+from dp_ros.inference.load import load_engine
 from dp_ros.inference.manifest import ManifestError, file_spec
 from dp_ros.inference.sampler import sampling_noise
 
@@ -183,7 +184,7 @@ import sys
 for name in ("torch", "diffusers", "safetensors", "onnx", "rclpy"):
     sys.modules[name] = None
 import numpy as np
-from dp_ros.inference.engine import load_engine
+from dp_ros.inference.load import load_engine
 engine = load_engine({str(exported)!r})
 actions = engine.sample({{"keypoint": np.zeros((2, 18)), "agent_pos": np.zeros((2, 2))}}, np.zeros((16, 2)))
 assert actions.shape == (16, 2)

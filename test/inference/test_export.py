@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler  # noqa: E402
 
 from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.inference import export  # noqa: E402
-from dp_ros.inference.engine import load_engine  # noqa: E402
+from dp_ros.inference.load import load_engine  # noqa: E402
 from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, load_manifest, write_manifest  # noqa: E402
 from dp_ros.inference.sampler import sampling_noise  # noqa: E402
 from test.policies.small import small_policy  # noqa: E402

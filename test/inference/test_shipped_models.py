@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dp_ros.inference.engine import load_engine
+from dp_ros.inference.load import load_engine
 from dp_ros.inference.manifest import load_manifest
 from dp_ros.paths import share_dir
 from dp_ros.task import load_task

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +164,26 @@ def test_what_cannot_work_is_refused_at_start_with_the_reason(
             robot.until(processes.ended, "the node's end")
         assert processes.ended() == {"policy": 2}
         assert words in "\n".join(processes.output("policy"))
+
+
+def start_run(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dp_ros.cli.main", "run", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_person_runs_it_from_the_command_line_and_ctrl_c_cancels(robot: Robot, policy: Processes) -> None:
+    to_the_end = start_run("--time-limit", "1.5")
+    robot.until(lambda: to_the_end.poll() is not None, "the command's end", 40.0)
+    output = to_the_end.communicate()[0]
+    assert to_the_end.returncode == 0, output
+    assert "TIME_LIMIT: ran for its time limit of 1.5 s" in output
+
+    sent = len(robot.trajectories)
+    interrupted = start_run("--time-limit", "60")
+    robot.until(lambda: len(robot.trajectories) > sent, "the policy to act", 40.0)
+    interrupted.send_signal(signal.SIGINT)
+    robot.until(lambda: interrupted.poll() is not None, "the command's end", 20.0)
+    output = interrupted.communicate()[0]
+    assert interrupted.returncode == 130, output
+    assert "CANCELED" in output
+    assert "Traceback" not in output

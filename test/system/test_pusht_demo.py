@@ -17,7 +17,7 @@ pytest.importorskip("rclpy")
 
 from dp_ros.cli.ros_eval import pusht_session
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import load_engine
+from dp_ros.inference.load import load_engine
 from dp_ros.inference.worker import sample_request
 from dp_ros.paths import share_dir
 from dp_ros.sim.pusht_rollout import rollout
