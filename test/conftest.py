@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
+# A shell that starts this in the background leaves SIGINT ignored, which the processes under test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: Domain ids up to 101 are safe with Linux's ephemeral ports; tests take turns in this range.
 _FIRST, _COUNT = 20, 80
+_turn = itertools.count(os.getpid())
 
 
 @pytest.fixture
@@ -16,8 +23,8 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test process uses now, inherited by the processes a test starts."""
     pytest.importorskip("rclpy")
     locks = []
-    for offset in range(_COUNT):
-        domain = _FIRST + (os.getpid() + offset) % _COUNT
+    for _ in range(_COUNT):
+        domain = _FIRST + next(_turn) % _COUNT
         try:
             lock = os.open(f"/tmp/dp_ros_test_domain_{domain}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:

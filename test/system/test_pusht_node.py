@@ -149,7 +149,7 @@ def test_lockstep_moves_on_only_when_the_participant_is_done_and_its_command_is_
         assert {to_ns(m.clock) for m in wire.heard["clock"]} == {start_ns}, "the command is not here yet"
         wire.command([200.0, 200.0], start_ns)
         wire.wait(lambda: wire.statuses[-1].step == 1, "the first step")
-        assert to_ns(wire.heard["clock"][-1].clock) == start_ns + 100_000_000
+        wire.wait(lambda: to_ns(wire.heard["clock"][-1].clock) == start_ns + 100_000_000, "the next clock")
         world = PushT()
         world.reset(100000)
         world.step([200.0, 200.0])
