@@ -15,7 +15,7 @@ from dp_ros.errors import UserError
 def run_policy(
     *, action: str, time_limit_s: float, seed: int, report: Callable[[Any], None], timeout_s: float = 10.0
 ) -> Any:
-    """Let a policy act until its goal ends; Ctrl-C cancels the goal, waits for its end and reports it.
+    """Let a policy act until its goal ends; Ctrl-C cancels the goal and waits for its end, a second one does not.
 
     Args:
         action: name of the action, `/policy/run`.
@@ -37,14 +37,20 @@ def run_policy(
         )
         goal = RunPolicy.Goal(time_limit_s=time_limit_s, seed=seed)
         sent = actions.send_goal_async(goal, feedback_callback=lambda message: report(message.feedback))
-        handle = client.wait(lambda: sent.done() and sent.result(), "the answer to the goal")
-        if not handle.accepted:
-            raise UserError("the policy node refused the goal; its log says why")
-        result = handle.get_result_async()
-        try:
-            client.wait(result.done, "the goal's end", float("inf"))
-        except KeyboardInterrupt:
-            handle.cancel_goal_async()
-            client.wait(result.done, "the goal's end after cancelling")
-        actions.destroy()
-        return result.result().result
+        cancelled = False
+        while True:  # again after Ctrl-C, which may come at any moment
+            try:
+                handle = client.wait(lambda: sent.done() and sent.result(), "the answer to the goal")
+                if not handle.accepted:
+                    raise UserError("the policy node refused the goal; its log says why")
+                result = handle.get_result_async()
+                if cancelled:
+                    handle.cancel_goal_async()
+                limit_s = timeout_s if cancelled else float("inf")
+                answer = client.wait(lambda: result.done() and result.result(), "the goal's end", limit_s)
+                actions.destroy()
+                return answer.result
+            except KeyboardInterrupt:
+                if cancelled:  # a second Ctrl-C is meant
+                    raise
+                cancelled = True

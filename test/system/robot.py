@@ -104,11 +104,18 @@ class Robot:
     def send_goal(self, time_limit_s: float, seed: int = 0) -> Any:
         """Send a goal once the policy hears this robot; returns its handle, accepted or not."""
         self.until(self.run_client.server_is_ready, "the action server")
-        self.until(lambda: self._joint_pub.get_subscription_count() > 0, "the policy's subscriptions")
+        self.until_heard()
         sent = self.run_client.send_goal_async(
             RunPolicy.Goal(time_limit_s=time_limit_s, seed=seed), feedback_callback=self.feedback.append
         )
         return self.answer(sent, "the answer to the goal")
+
+    def until_heard(self) -> None:
+        """Wait until the policy listens to two streams, as many as the tasks of these tests have."""
+        publishers = (self._joint_pub, self._keypoint_pub, self._image_pub)
+        self.until(
+            lambda: sum(p.get_subscription_count() > 0 for p in publishers) == 2, "the policy's subscriptions"
+        )
 
     def result(self, handle: Any, limit_s: float = 20.0) -> Any:
         """The goal's result with its `status`."""

@@ -84,11 +84,9 @@ def test_lifecycle_and_goals_by_a_client(robot: Robot) -> None:
         robot.answer(handle.cancel_goal_async(), "the answer to cancelling")
         answer = robot.result(handle)
         assert (answer.status, answer.result.reason) == (GoalStatus.STATUS_CANCELED, "CANCELED")
+        robot.until(lambda: len(robot.trajectories[-1].points) <= 2, "the brake of two steps at most")
+        assert robot.verdicts[-1] is None
         sent = len(robot.trajectories)
-        last_end_ns = max(
-            to_ns(m.header.stamp) + to_ns(m.points[-1].time_from_start) for m in robot.trajectories[-1:]
-        )
-        assert last_end_ns < robot.now_ns() + 300_000_000, "cancelling brakes within two steps"
 
         idle = len(robot.statuses)
         robot.until(lambda: len(robot.statuses) > idle + 1, "idle status")
@@ -172,6 +170,7 @@ def start_run(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_person_runs_it_from_the_command_line_and_ctrl_c_cancels(robot: Robot, policy: Processes) -> None:
+    robot.until_heard()
     to_the_end = start_run("--time-limit", "1.5")
     robot.until(lambda: to_the_end.poll() is not None, "the command's end", 40.0)
     output = to_the_end.communicate()[0]
