@@ -47,9 +47,9 @@ def run_policy(
                 if cancelled:
                     handle.cancel_goal_async()
                 limit_s = timeout_s if cancelled else float("inf")
-                answer = client.wait(lambda: result.done() and result.result(), "the goal's end", limit_s)
+                client.wait(result.done, "the goal's end", limit_s)
                 actions.destroy()
-                return answer.result
+                return result.result().result
             except KeyboardInterrupt:
                 if cancelled:  # a second Ctrl-C is meant
                     raise
