@@ -53,7 +53,7 @@ class RecorderNode(Node):
         hold_steps: float = declare(
             self,
             "hold_steps",
-            1.5,
+            3.0,
             "steps for which a command counts after its last point (lockstep: 1)",
             low=1.0,
             high=100.0,
