@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,33 +26,14 @@ _turn = itertools.count(os.getpid())
 def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test process uses now, inherited by the processes a test starts."""
     pytest.importorskip("rclpy")
-    locks = []
-    for _ in range(_COUNT):
-        domain = _FIRST + next(_turn) % _COUNT
-        try:
-            lock = os.open(f"/tmp/dp_ros_test_domain_{domain}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if _abandoned(domain):
-                os.unlink(f"/tmp/dp_ros_test_domain_{domain}")
-            continue
-        os.write(lock, str(os.getpid()).encode())
-        locks.append((domain, lock))
-        break
-    assert locks, f"all ROS domains from {_FIRST} on are taken: /tmp/dp_ros_test_domain_*"
-    domain, lock = locks[0]
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    yield domain
-    os.close(lock)
-    os.unlink(f"/tmp/dp_ros_test_domain_{domain}")
-
-
-def _abandoned(domain: int) -> bool:
-    try:
-        with open(f"/tmp/dp_ros_test_domain_{domain}", encoding="utf-8") as file:
-            os.kill(int(file.read() or "0"), 0)
-    except (ProcessLookupError, ValueError, FileNotFoundError):
-        return True
-    except PermissionError:
-        return False
-    return False
+    with contextlib.ExitStack() as stack:
+        for domain in (_FIRST + next(_turn) % _COUNT for _ in range(_COUNT)):
+            lock = stack.enter_context(open(Path(tempfile.gettempdir()) / f"dp_ros_domain_{domain}", "w"))
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+        else:
+            pytest.fail(f"all ROS domains from {_FIRST} to {_FIRST + _COUNT - 1} are taken")
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        yield domain

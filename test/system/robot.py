@@ -11,15 +11,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import Pose, PoseArray
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.action import RunPolicy
+from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.codecs import decode_trajectory, encode_image
 from dp_ros.bridge.qos import reliable_qos
@@ -30,10 +29,11 @@ JOINTS = ["agent_x", "agent_y"]
 PERIOD_S = 0.1
 
 
-class Robot:
+class Robot(RosClient):
     """Publishes at 10 Hz while it waits; `streams` maps a stream to what it publishes, or leaves it out."""
 
     def __init__(self) -> None:
+        super().__init__("robot")
         self.position = np.array([100.0, 200.0])
         self.keypoints: np.ndarray | None = np.zeros((9, 2))
         self.image: np.ndarray | None = None
@@ -47,11 +47,7 @@ class Robot:
         self.controller.hold(self.position)
 
     def __enter__(self) -> Self:
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node("robot", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        super().__enter__()
         qos = reliable_qos()
         self._joint_pub = self.node.create_publisher(JointState, "/pusht/joint_states", qos)
         self._keypoint_pub = self.node.create_publisher(PoseArray, "/pusht/keypoints", qos)
@@ -69,9 +65,7 @@ class Robot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.run_client.destroy()
-        self.node.destroy_node()
-        self._executor.shutdown()
-        rclpy.try_shutdown(context=self._context)
+        super().__exit__(kind, error, trace)
 
     def now_ns(self) -> int:
         return self.node.get_clock().now().nanoseconds
