@@ -17,8 +17,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.action import RunPolicy
 from dp_ros.bridge.clock import to_ns, to_stamp
-from dp_ros.bridge.codecs import CodecProblem, decode, encode_chunk, encode_trajectory, message_class
+from dp_ros.bridge.codecs import CodecProblem, decode, message_class
 from dp_ros.bridge.lockstep import LockstepParticipant
+from dp_ros.bridge.outputs import encode_chunk, encode_trajectory
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import observation_qos, reliable_qos
 from dp_ros.bridge.spin import run_node

@@ -17,8 +17,8 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.bridge.clock import to_ns
-from dp_ros.bridge.codecs import encode_command
 from dp_ros.bridge.lockstep import LockstepParticipant
+from dp_ros.bridge.outputs import encode_command
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.bridge.spin import run_node

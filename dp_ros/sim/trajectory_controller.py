@@ -27,6 +27,7 @@ class Trajectory:
         times_ns: time_from_start of each point.
         positions: one sequence of len(names) for each point.
         velocities: the same, or an empty sequence for a point without velocities.
+        accelerations: the same, or an empty sequence for a point without accelerations.
     """
 
     stamp_ns: int
@@ -34,6 +35,7 @@ class Trajectory:
     times_ns: Sequence[int]
     positions: Sequence[Sequence[float]]
     velocities: Sequence[Sequence[float]] = field(default_factory=tuple)
+    accelerations: Sequence[Sequence[float]] = field(default_factory=tuple)
 
 
 class TrajectoryController:

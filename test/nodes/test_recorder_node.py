@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from dp_ros.bridge.clock import to_ns, to_stamp  # noqa: E402
-from dp_ros.bridge.codecs import encode_command  # noqa: E402
+from dp_ros.bridge.outputs import encode_command  # noqa: E402
 from dp_ros.bridge.qos import latched_qos, reliable_qos  # noqa: E402
 from dp_ros.data.episode_writer import EpisodeWriter  # noqa: E402
 from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402

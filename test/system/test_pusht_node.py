@@ -18,8 +18,8 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.bridge.clock import to_ns, to_stamp
-from dp_ros.bridge.codecs import encode_command
 from dp_ros.bridge.images import image_array
+from dp_ros.bridge.outputs import encode_command
 from dp_ros.bridge.pusht_client import PushTClient
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.bringup import Bringup, NodeSpec
