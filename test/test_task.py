@@ -56,6 +56,93 @@ def test_the_digest_ignores_the_description_and_nothing_else(state: dict[str, An
 
 
 Change = Callable[[dict[str, Any]], Any]
+GRIPPER = {"name": "agent_y", "close_above": 0.6, "open_below": 0.4, "open": 0.0, "closed": 1.0}
+
+
+def test_keys_that_came_later_do_not_change_the_digest_of_an_older_task(state: dict[str, Any]) -> None:
+    task = TaskSpec.from_dict(state)
+    assert task.digest() == "962fe2bcbd4a2d45", "recordings and models name their task by it"
+    state["action"].update(latency_s=0.0, grippers=[], relative=False)
+    assert TaskSpec.from_dict(state).digest() == task.digest()
+    state["action"].update(latency_s=0.1)
+    assert TaskSpec.from_dict(state).digest() != task.digest()
+
+
+POSE_FIELDS = [f"position.{a}" for a in "xyz"] + [f"orientation.{a}" for a in "xyzw"]
+
+
+def arm() -> dict[str, Any]:
+    """An arm that is commanded poses with a 6-D orientation, and a gripper on a topic of its own."""
+    names = ["x", "y", "z", "r1", "r2", "r3", "r4", "r5", "r6", "gripper"]
+    low, high = [-1.0] * 7 + [0.0], [1.0] * 7 + [0.8]
+    pose = {
+        "topic": "/tool",
+        "type": "geometry_msgs/msg/PoseStamped",
+        "fields": POSE_FIELDS,
+        "max_age_s": 0.1,
+    }
+    return {
+        "name": "arm",
+        "rate_hz": 10,
+        "n_obs_steps": 2,
+        "horizon": 16,
+        "n_action_steps": 8,
+        "observations": {"tool": {**pose, "rotation": "6d", "shape": [9], "alignment": "interpolate"}},
+        "action": {
+            "topic": "/servo/pose",
+            "type": "geometry_msgs/msg/PoseStamped",
+            "output": "setpoint",
+            "rate_hz": 100,
+            "rotation": "6d",
+            "relative": True,
+            "state": "tool",
+            "names": names,
+            "shape": [10],
+            "grippers": [{**GRIPPER, "name": "gripper", "topic": "/gripper/commands"}],
+            "limits": {
+                "position": {"min": low, "max": high},
+                "keep_out": [{"names": ["x", "z"], "min": [0.2, -0.1], "max": [0.4, 0.1]}],
+            },
+        },
+    }
+
+
+def test_an_orientation_is_commanded_as_a_quaternion_whatever_the_policy_predicts() -> None:
+    action = TaskSpec.from_dict(arm()).action
+    assert action.dim == 10
+    assert action.command_names == ["x", "y", "z", "qx", "qy", "qz", "qw", "gripper"]
+    assert action.quaternion_indices == (3, 4, 5, 6)
+    assert action.gripper_indices == (7,)
+    assert not action.is_velocity
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t["observations"]["tool"].update(shape=[7]), ["tool.shape", "[7]", "[9]"]),
+        (lambda t: t["action"].update(names=t["action"]["names"][::-1]), ["action.names", "'r1', 'r2'"]),
+        (lambda t: t["action"].update(rotation="quaternion"), ["action.names", "'qx', 'qy'"]),
+        (lambda t: t["action"]["grippers"][0].pop("topic"), ["grippers", "a topic of its own"]),
+        (
+            lambda t: t["action"]["limits"]["position"].update(min=[0.0]),
+            ["8 value(s)", "qx, qy, qz, qw, gripper"],
+        ),
+        (
+            lambda t: t["action"].update(type="geometry_msgs/msg/TwistStamped"),
+            ["action.rotation", "no orientation"],
+        ),
+        (lambda t: t["observations"]["tool"].update(fields=["position.x"], shape=[6]), ["tool.rotation"]),
+    ],
+)
+def test_a_mistake_in_a_pose_task_is_named(change: Change, words: list[str]) -> None:
+    wrong = arm()
+    change(wrong)
+    with pytest.raises(TaskError) as error:
+        TaskSpec.from_dict(wrong)
+    for word in words:
+        assert word in str(error.value)
+
+
 STATE_MISTAKES: list[tuple[Change, list[str]]] = [
     (lambda t: t["observations"]["keypoint"].pop("topic"), ["observations.keypoint.topic", "is missing"]),
     (
@@ -113,7 +200,39 @@ STATE_MISTAKES: list[tuple[Change, list[str]]] = [
     (lambda t: t["observations"].update(action=t["observations"]["keypoint"]), ["observations.action"]),
     (lambda t: t.pop("action"), ["action", "is missing"]),
     (lambda t: t["action"].update(names=["x"]), ["action.shape", "[2]", "[1]"]),
-    (lambda t: t["action"].update(output="setpoint"), ["action.output", "'trajectory'", "'setpoint'"]),
+    (
+        lambda t: t["action"].update(output="stream"),
+        ["action.output", "'trajectory'", "'setpoint'", "'stream'"],
+    ),
+    (
+        lambda t: t["action"].update(output="setpoint"),
+        ["action.type", "Float64MultiArray", "for output setpoint"],
+    ),
+    (lambda t: t["action"].update(rate_hz=100), ["action.rate_hz", "100", "a trajectory has points"]),
+    (lambda t: t["action"].update(command="velocity"), ["action.command", "position: trajectory_msgs"]),
+    (lambda t: t["action"].update(frame_id="base"), ["action.frame_id", "commands no frame"]),
+    (lambda t: t["action"].update(rotation="6d"), ["action.rotation", "no orientation"]),
+    (lambda t: t["action"].update(relative=True), ["action.relative", "state: the stream"]),
+    (lambda t: t["action"].update(state="agent"), ["action.state", "did you mean agent_pos?"]),
+    (lambda t: t["action"].update(state="keypoint"), ["action.state", "JointState", "agent_x, agent_y"]),
+    (lambda t: t["action"].update(latency_s=-0.1), ["action.latency_s", "-0.1"]),
+    (lambda t: t["action"].update(grippers=[{**GRIPPER, "name": "hand"}]), ["grippers", "'hand'", "agent_x"]),
+    (
+        lambda t: t["action"].update(grippers=[{**GRIPPER, "close_above": 0.1}]),
+        ["grippers", "open_below below"],
+    ),
+    (lambda t: t["action"]["limits"].update(jerk=[1.0]), ["action.limits.jerk", "2 value(s)"]),
+    (lambda t: t["action"]["limits"].update(tracking_error=[9, 9]), ["limits.tracking_error", "state:"]),
+    (
+        lambda t: t["action"]["limits"].update(keep_out=[{"names": ["z"], "min": [0], "max": [1]}]),
+        ["limits.keep_out.names", "'z'", "agent_x"],
+    ),
+    (
+        lambda t: t["action"]["limits"].update(keep_out=[{"names": ["agent_x"], "min": [1], "max": [0]}]),
+        ["limits.keep_out", "min below max"],
+    ),
+    (lambda t: t["observations"]["agent_pos"].update(angles=["elbow"]), ["agent_pos.angles", "'elbow'"]),
+    (lambda t: t["observations"]["agent_pos"].update(rotation="6d"), ["agent_pos.rotation", "PoseStamped"]),
     (lambda t: t["action"].pop("limits"), ["action.limits", "is missing"]),
     (
         lambda t: t["action"]["limits"]["position"].update(min=[600.0, 0.0]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -55,7 +55,9 @@ def _streams(task: TaskSpec) -> Table:
         "policy sees": _sees,
         "latency": lambda spec: f"{spec.latency_s * 1e3:g} ms",
         "maximum age": lambda spec: f"{spec.max_age_s * 1e3:g} ms",
-        "alignment": lambda spec: spec.alignment,
+        "alignment": lambda spec: (
+            spec.alignment + (f", angles {', '.join(spec.angles)}" if spec.angles else "")
+        ),
     }
     for heading, cell in rows.items():
         table.add_row(heading, *(escape(cell(spec)) for spec in task.observations.values()))
@@ -65,6 +67,8 @@ def _streams(task: TaskSpec) -> Table:
 def _takes(spec: ObservationSpec) -> str:
     if spec.is_image:
         return f"{spec.encoding}, scaled to {_size(spec.resize)}" if spec.resize else str(spec.encoding)
+    if spec.is_pose:
+        return f"position and orientation ({spec.rotation})"
     names = f" of {', '.join(spec.names)}" if spec.names else ""
     return ", ".join(spec.fields) + names
 
@@ -79,12 +83,40 @@ def _size(size: tuple[int, int] | None) -> str:
 
 
 def _action(action: ActionSpec) -> Table:
-    title = f"action: {action.output} on {action.topic} ({action.type})"
-    table = Table(title=title, title_justify="left")
-    for heading in ("name", "lowest", "highest", "fastest per second"):
-        table.add_column(heading, justify="left" if heading == "name" else "right")
-    position = action.limits.position
-    fastest = [f"{speed:g}" for speed in action.limits.velocity or []] or ["no limit"] * action.dim
-    for name, low, high, speed in zip(action.names, position.min, position.max, fastest, strict=True):
-        table.add_row(name, f"{low:g}", f"{high:g}", speed)
+    rate = f" at {action.rate_hz:g} Hz" if action.rate_hz else ""
+    title = f"action: {action.output} on {action.topic} ({action.type}){rate}"
+    table = Table(title=title, title_justify="left", caption=_meaning(action), caption_justify="left")
+    table.add_column("name")
+    limits = action.limits
+    columns: dict[str, Sequence[float | str] | None] = {
+        "lowest": limits.position.min,
+        "highest": limits.position.max,
+        "fastest per second": limits.velocity or ["no limit"] * action.command_dim,
+        "per second^2": limits.acceleration,
+        "per second^3": limits.jerk,
+        "tracking error": limits.tracking_error,
+    }
+    shown = {heading: values for heading, values in columns.items() if values is not None}
+    for heading in shown:
+        table.add_column(heading, justify="right")
+    for name, *values in zip(action.command_names, *shown.values(), strict=True):
+        table.add_row(name, *(v if isinstance(v, str) else f"{v:g}" for v in values))
     return table
+
+
+def _meaning(action: ActionSpec) -> str:
+    """What the values mean, where it is not plain positions."""
+    facts = []
+    if action.names != action.command_names:
+        facts.append(f"the policy predicts {', '.join(action.names)}")
+    if action.is_velocity:
+        facts.append("velocities")
+    if action.relative:
+        facts.append(f"relative to {action.state}")
+    elif action.state:
+        facts.append(f"measured by {action.state}")
+    if action.latency_s:
+        facts.append(f"takes effect after {action.latency_s * 1e3:g} ms, data holds {action.demonstrated}")
+    facts += [f"{g.name} opens or closes" + (f" on {g.topic}" if g.topic else "") for g in action.grippers]
+    facts += [f"keeps out of a box in {', '.join(box.names)}" for box in action.limits.keep_out]
+    return "; ".join(facts)
