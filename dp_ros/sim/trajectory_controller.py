@@ -1,8 +1,13 @@
-"""Trajectory execution as a Jazzy joint_trajectory_controller does it, for the simulated robot.
+"""Trajectory execution as a Jazzy joint_trajectory_controller does it, for simulated robots and tests.
 
-Validates, replaces outright, interpolates and holds at the end (ros2_controllers user documentation, sections
-"Trajectory representation" and "Trajectory replacement"). Easy to get wrong: the new trajectory is not
-blended with the old one; before its first point the motion runs from what was commanded last to that point.
+Its rules of acceptance, replacement and interpolation, read in ros2_controllers 4.42 (branch jazzy:
+`validate_trajectory_msg`, `Trajectory::sample`), for a controller that runs so fast that its period does not
+show. Easy to get wrong: a new trajectory is not blended with the old one, which is forgotten; before the first
+point the motion runs from the state at the takeover to that point; and a trajectory without points is refused,
+so that it stops nothing.
+
+Stricter than the controller in three cases, in which that would take the message and then move wrongly: values
+that are not finite, a joint named twice, and accelerations without velocities (it commands zeros).
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+#: Largest velocity of a joint at the last point that counts as zero: the machine epsilon of a C float.
+END_VELOCITY = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -38,103 +45,187 @@ class Trajectory:
     accelerations: Sequence[Sequence[float]] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True)
+class DesiredState:
+    """What a controller wants of the joints at one time: (n,) each, in units, units/s and units/s^2."""
+
+    position: Floats
+    velocity: Floats
+    acceleration: Floats
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point in the controller's joint order; None where the message has no values."""
+
+    time_ns: int
+    position: Floats
+    velocity: Floats | None
+    acceleration: Floats | None
+
+
 class TrajectoryController:
     """Holds and samples the trajectory in force.
 
     Args:
         names: joints of the robot, in the order of the sampled positions.
+        interpolate_from_desired_state: the controller's parameter of that name. True: a trajectory that begins
+            in the future is approached from the state desired at the takeover. False, the default of a stock
+            controller: from the measured one, see `measure`.
+        allow_partial_joints_goal: the controller's parameter of that name: joints that a trajectory leaves out
+            stay where they are commanded.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        interpolate_from_desired_state: bool = True,
+        allow_partial_joints_goal: bool = False,
+    ) -> None:
         self._names = list(names)
+        self._from_desired = interpolate_from_desired_state
+        self._allow_partial = allow_partial_joints_goal
+        self._measured: DesiredState | None = None
         self.hold(np.zeros(len(self._names)))
 
     def hold(self, position: npt.ArrayLike) -> None:
-        """Drop the trajectory and hold a position, (len(names),)."""
-        self._desired = np.array(position, dtype=np.float64)
-        self._before = self._desired
-        self._before_ns: int | None = None
+        """Drop the trajectory and hold a position, (len(names),), at rest."""
+        at = np.array(position, dtype=np.float64)
+        self._before, self._before_ns = _at_rest(at), 0
         self._waiting: Trajectory | None = None
+        self._points: list[_Point] = []
         self._times: list[int] = []
 
+    def measure(self, position: npt.ArrayLike, velocity: npt.ArrayLike | None = None) -> None:
+        """Give the measured state, (len(names),) each, which counts unless interpolating from the desired one."""
+        at = _at_rest(np.array(position, dtype=np.float64))
+        speed = at.velocity if velocity is None else np.array(velocity, dtype=np.float64)
+        self._measured = DesiredState(at.position, speed, at.acceleration)
+
     def accept(self, trajectory: Trajectory, now_ns: int) -> str | None:
-        """Take a trajectory in place of the one in force.
+        """Take a trajectory in place of the one in force, from the next sample on.
 
         Returns:
             None if it was taken, else why it was rejected, for a person.
         """
         problem = self._problem(trajectory, now_ns)
-        if problem is not None:
-            return problem
-        order = [list(trajectory.names).index(name) for name in self._names]
-        self._positions = np.array(trajectory.positions, dtype=np.float64)[:, order]
-        with_velocities = len(trajectory.velocities) > 0 and all(len(v) for v in trajectory.velocities)
-        self._velocities = (
-            np.array(trajectory.velocities, dtype=np.float64)[:, order] if with_velocities else None
-        )
-        self._times = []
-        self._waiting = trajectory
-        return None
+        if problem is None:
+            self._waiting = trajectory
+        return problem
 
     def sample(self, now_ns: int) -> Floats:
         """Desired position at `now_ns`, (len(names),); exactly a point's position at that point's time."""
-        if self._waiting is not None:
-            start_ns = self._waiting.stamp_ns or now_ns
-            self._times = [start_ns + t for t in self._waiting.times_ns]
-            self._before, self._before_ns = self._desired, now_ns
-            self._waiting = None
-        if self._times:
-            self._desired = self._interpolate(now_ns)
-        return self._desired.copy()
+        return self.sample_state(now_ns).position.copy()
 
-    def _interpolate(self, now_ns: int) -> Floats:
+    def sample_state(self, now_ns: int) -> DesiredState:
+        """Desired position, velocity and acceleration at `now_ns`."""
+        if self._waiting is not None:
+            self._take_over(self._waiting, now_ns)
+            self._waiting = None
+        return self._desired(now_ns)
+
+    def _take_over(self, trajectory: Trajectory, now_ns: int) -> None:
+        """The first sample of a trajectory: from here on the old one is forgotten."""
+        desired = self._desired(now_ns)
+        start_ns = trajectory.stamp_ns or now_ns
+        self._times = [start_ns + t for t in trajectory.times_ns]
+        at_rest = _at_rest(desired.position)
+        order = [self._names.index(name) for name in trajectory.names]
+
+        def column(rows: Sequence[Sequence[float]], index: int, absent: Floats) -> Floats | None:
+            if not len(rows) or not len(rows[index]):
+                return None
+            values = absent.copy()
+            values[order] = rows[index]
+            return values
+
+        self._points = []
+        for index, time_ns in enumerate(self._times):
+            position = column(trajectory.positions, index, at_rest.position)
+            assert position is not None
+            velocity = column(trajectory.velocities, index, at_rest.velocity)
+            acceleration = column(trajectory.accelerations, index, at_rest.acceleration)
+            self._points.append(_Point(time_ns, position, velocity, acceleration))
+        measured = None if self._from_desired else self._measured
+        self._before, self._before_ns = measured or desired, now_ns
+
+    def _desired(self, now_ns: int) -> DesiredState:
         after = bisect_right(self._times, now_ns)
-        if after == len(self._times) or (after > 0 and self._times[after - 1] == now_ns):
-            return self._positions[after - 1]
+        if not self._points or (after == 0 and now_ns <= self._before_ns):
+            return self._before
         if after == 0:
-            # From what was commanded when the trajectory came in to its first point.
-            begin_ns = self._before_ns if self._before_ns is not None else now_ns
-            span_ns = self._times[0] - begin_ns
-            weight = (now_ns - begin_ns) / span_ns if span_ns > 0 else 1.0
-            return self._before + weight * (self._positions[0] - self._before)
-        low, high = self._positions[after - 1], self._positions[after]
-        span_ns = self._times[after] - self._times[after - 1]
-        u = (now_ns - self._times[after - 1]) / span_ns
-        if self._velocities is None:
-            return low + u * (high - low)
-        span_s = span_ns / 1e9
-        v_low, v_high = self._velocities[after - 1] * span_s, self._velocities[after] * span_s
-        # Cubic Hermite segment: positions and velocities at both ends.
-        return (
-            low
-            + u * v_low
-            + u**2 * (3 * (high - low) - 2 * v_low - v_high)
-            + u**3 * (-2 * (high - low) + v_low + v_high)
-        )
+            before = self._before
+            start = _Point(self._before_ns, before.position, before.velocity, before.acceleration)
+            return _interpolate(start, self._points[0], now_ns)
+        if after < len(self._points):
+            return _interpolate(self._points[after - 1], self._points[after], now_ns)
+        last, zero = self._points[-1], np.zeros(len(self._names))
+        velocity = zero if last.velocity is None else last.velocity
+        return DesiredState(last.position, velocity, zero if last.acceleration is None else last.acceleration)
 
     def _problem(self, trajectory: Trajectory, now_ns: int) -> str | None:
+        """The first objection, in the order in which the controller checks."""
         names, times = list(trajectory.names), list(trajectory.times_ns)
-        if sorted(names) != sorted(self._names):
-            return f"joint names are {names}, this robot has {self._names}"
+        known = f"joint names are {names}, this robot has {self._names}"
+        if not names or (len(names) != len(self._names) and not self._allow_partial):
+            return known
         if not times:
             return "it has no points"
-        if len(trajectory.positions) != len(times):
-            return f"it has {len(times)} times and {len(trajectory.positions)} positions"
-        if times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
-            return "time_from_start must increase from point to point"
-        for index, position in enumerate(trajectory.positions):
-            if len(position) != len(names):
-                return f"point {index} has {len(position)} positions for {len(names)} joints"
-            if not np.isfinite(position).all():
-                return f"point {index} has a position that is not finite: {list(position)}"
-        for index, velocity in enumerate(trajectory.velocities):
-            if len(velocity) not in (0, len(names)):
-                return f"point {index} has {len(velocity)} velocities for {len(names)} joints"
-            if not np.isfinite(velocity).all():
-                return f"point {index} has a velocity that is not finite: {list(velocity)}"
-        if len(trajectory.velocities) and np.abs(trajectory.velocities[-1]).sum() > 1e-6:
+        if not set(names) <= set(self._names) or len(set(names)) != len(names):
+            return known
+        if len(trajectory.velocities) and np.abs(trajectory.velocities[-1]).max(initial=0.0) > END_VELOCITY:
             return f"the last point has velocity {list(trajectory.velocities[-1])}; it must be zero"
         if trajectory.stamp_ns and trajectory.stamp_ns + times[-1] < now_ns:
             late_s = (now_ns - trajectory.stamp_ns - times[-1]) / 1e9
             return f"it is stamped and ended {late_s:.3f} s ago"
+        if times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            return "time_from_start must increase from point to point, from 0 on"
+        fields = {key: getattr(trajectory, key) for key in ("positions", "velocities", "accelerations")}
+        for key, rows in fields.items():
+            if len(rows) != len(times) and (key == "positions" or len(rows)):
+                return f"it has {len(times)} times and {len(rows)} {key}"
+            for index, row in enumerate(rows):
+                if len(row) != len(names) and (key == "positions" or len(row)):
+                    return f"point {index} has {len(row)} {key} for {len(names)} joints"
+                if not np.isfinite(row).all():
+                    return f"point {index} has {key} that are not finite: {list(row)}"
+        for index, row in enumerate(trajectory.accelerations):
+            if len(row) and not (len(trajectory.velocities) and len(trajectory.velocities[index])):
+                return (
+                    f"point {index} has accelerations but no velocities; the controller would command zeros"
+                )
         return None
+
+
+def _at_rest(position: Floats) -> DesiredState:
+    return DesiredState(position, np.zeros_like(position), np.zeros_like(position))
+
+
+def _interpolate(a: _Point, b: _Point, now_ns: int) -> DesiredState:
+    """Between two points: linear, cubic where both have velocities, quintic where both have accelerations too.
+
+    The polynomials in u, which goes from 0 at a to 1 at b; at u = 0 the position is a's exactly.
+    """
+    span_s = (b.time_ns - a.time_ns) / 1e9
+    u = (now_ns - a.time_ns) / (b.time_ns - a.time_ns)
+    way = b.position - a.position
+    if a.velocity is None or b.velocity is None:
+        return DesiredState(a.position + u * way, way / span_s, np.zeros_like(way))
+    v, w = a.velocity * span_s, b.velocity * span_s
+    if a.acceleration is None or b.acceleration is None:
+        c2, c3 = 3 * way - 2 * v - w, -2 * way + v + w
+        return DesiredState(
+            a.position + u * v + u**2 * c2 + u**3 * c3,
+            (v + 2 * u * c2 + 3 * u**2 * c3) / span_s,
+            (2 * c2 + 6 * u * c3) / span_s**2,
+        )
+    p, q = a.acceleration * span_s**2, b.acceleration * span_s**2
+    c3 = 10 * way - 6 * v - 4 * w - 1.5 * p + 0.5 * q
+    c4 = -15 * way + 8 * v + 7 * w + 1.5 * p - q
+    c5 = 6 * way - 3 * (v + w) - 0.5 * (p - q)
+    return DesiredState(
+        a.position + u * v + u**2 * p / 2 + u**3 * c3 + u**4 * c4 + u**5 * c5,
+        (v + u * p + 3 * u**2 * c3 + 4 * u**3 * c4 + 5 * u**4 * c5) / span_s,
+        (p + 6 * u * c3 + 12 * u**2 * c4 + 20 * u**3 * c5) / span_s**2,
+    )
