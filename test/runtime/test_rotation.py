@@ -10,6 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from dp_ros.runtime import rotation as rot
 
+several = settings(max_examples=40)
+
 REPRESENTATIONS = ("quaternion", "axis_angle", "6d")
 #: Angles where formulas tend to divide by zero, and everything between.
 ANGLES = st.one_of(
@@ -34,6 +36,7 @@ def same(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-12) -> bool:
 
 
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
+@several
 @given(quaternion=TURNS)
 def test_a_rotation_survives_the_way_into_a_representation_and_back(
     representation: str, quaternion: np.ndarray
@@ -43,6 +46,7 @@ def test_a_rotation_survives_the_way_into_a_representation_and_back(
     assert same(rot.to_quaternion(values, representation), quaternion)
 
 
+@several
 @given(quaternion=TURNS)
 def test_both_signs_of_a_quaternion_are_one_rotation(quaternion: np.ndarray) -> None:
     assert np.allclose(rot.to_matrix(quaternion), rot.to_matrix(-quaternion), atol=1e-15)
@@ -51,6 +55,7 @@ def test_both_signs_of_a_quaternion_are_one_rotation(quaternion: np.ndarray) -> 
         assert np.allclose(rot.to_axis_angle(quaternion), rot.to_axis_angle(-quaternion))
 
 
+@several
 @given(axis=AXES, angle=st.floats(0.0, np.pi))
 def test_the_length_of_a_rotation_vector_is_the_angle(axis: np.ndarray, angle: float) -> None:
     vector = rot.to_axis_angle(turn(axis, angle))
@@ -58,6 +63,7 @@ def test_the_length_of_a_rotation_vector_is_the_angle(axis: np.ndarray, angle: f
     assert np.linalg.norm(vector) <= np.pi + 1e-12
 
 
+@several
 @given(vector=arrays(np.float64, 3, elements=st.floats(-20.0, 20.0)))
 def test_a_rotation_vector_of_several_turns_is_the_rotation_it_ends_in(vector: np.ndarray) -> None:
     quaternion = rot.from_axis_angle(vector)
@@ -65,6 +71,7 @@ def test_a_rotation_vector_of_several_turns_is_the_rotation_it_ends_in(vector: n
     assert same(rot.from_axis_angle(rot.to_axis_angle(quaternion)), quaternion)
 
 
+@several
 @given(quaternion=TURNS)
 def test_matrices_are_rotations_and_come_back(quaternion: np.ndarray) -> None:
     matrix = rot.to_matrix(quaternion)
@@ -74,6 +81,7 @@ def test_matrices_are_rotations_and_come_back(quaternion: np.ndarray) -> None:
     assert np.allclose(rot.to_6d(quaternion), matrix[:, :2].T.reshape(6), atol=1e-12)
 
 
+@several
 @given(a=TURNS, b=TURNS, v=arrays(np.float64, 3, elements=st.floats(-10, 10)))
 def test_composition_follows_matrices_and_the_inverse_undoes_it(
     a: np.ndarray, b: np.ndarray, v: np.ndarray
@@ -90,6 +98,7 @@ def test_a_quarter_turn_about_z_takes_x_to_y() -> None:
     assert np.allclose(rot.rotate(quarter, [1.0, 0.0, 0.0]), [0.0, 1.0, 0.0])
 
 
+@several
 @given(
     quaternion=TURNS,
     scale=st.tuples(st.floats(0.01, 50.0), st.floats(0.01, 50.0)),
@@ -103,6 +112,7 @@ def test_what_a_network_gives_as_6d_is_made_orthogonal(
     assert same(rot.from_6d(crooked), quaternion, 1e-9)
 
 
+@several
 @given(a=TURNS, b=TURNS, weight=st.floats(0.0, 1.0))
 def test_slerp_goes_the_shorter_way_at_constant_speed(a: np.ndarray, b: np.ndarray, weight: float) -> None:
     whole = rot.angle_between(a, b)
@@ -112,6 +122,7 @@ def test_slerp_goes_the_shorter_way_at_constant_speed(a: np.ndarray, b: np.ndarr
     assert rot.angle_between(middle, b) == pytest.approx((1.0 - weight) * whole, abs=1e-9)
 
 
+@several
 @given(a=TURNS, b=TURNS)
 def test_slerp_begins_at_a_and_ends_at_b(a: np.ndarray, b: np.ndarray) -> None:
     assert np.array_equal(rot.slerp(a, b, 0.0), a)
@@ -123,6 +134,7 @@ def test_slerp_between_nearly_equal_rotations_keeps_its_digits() -> None:
     assert rot.angle_between(a, rot.slerp(a, b, 0.25)) == pytest.approx(0.25e-9, rel=1e-5)
 
 
+@several
 @given(st.lists(TURNS, min_size=1, max_size=6), TURNS)
 def test_an_aligned_sequence_never_jumps_to_the_other_sign(
     turns: list[np.ndarray], before: np.ndarray
@@ -135,7 +147,7 @@ def test_an_aligned_sequence_never_jumps_to_the_other_sign(
     assert np.array_equal(rot.align_sequence(given_)[0], given_[0])
 
 
-@settings(max_examples=20)
+@several
 @given(arrays(np.float64, (3, 5, 4), elements=st.floats(-1.0, 1.0)))
 def test_whole_arrays_give_what_single_rotations_give(values: np.ndarray) -> None:
     values = values + np.array([0.0, 0.0, 0.0, 3.0])
