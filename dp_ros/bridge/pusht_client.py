@@ -19,6 +19,7 @@ from dp_ros.action import RunPolicy
 from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.qos import reliable_qos
+from dp_ros.bridge.readiness import PolicyReadiness
 from dp_ros.errors import UserError
 from dp_ros.msg import ActionChunk, EpisodeStatus
 from dp_ros.sim.pusht_rollout import EpisodeResult, noise_seed
@@ -53,6 +54,7 @@ class PushTClient(RosClient):
         )
         self._reset_client = self.node.create_client(ResetEpisode, "/pusht/reset")
         self._run_client = ActionClient(self.node, RunPolicy, "/policy/run")
+        self._readiness = PolicyReadiness(self, "/policy/status")
         return self
 
     def __exit__(
@@ -62,7 +64,7 @@ class PushTClient(RosClient):
         super().__exit__(kind, error, trace)
 
     def connect(self) -> None:
-        """Wait until simulated robot and policy are there.
+        """Wait until simulated robot and policy are there and the policy hears the robot.
 
         Raises:
             UserError: if they are not within the time-out.
@@ -70,6 +72,7 @@ class PushTClient(RosClient):
         self.wait(self._reset_client.service_is_ready, "the simulated robot (service /pusht/reset)")
         self.wait(self._run_client.server_is_ready, "the policy node (action /policy/run)")
         self.wait(lambda: self.statuses, "the simulated robot's status (/pusht/status)")
+        self._readiness.wait()
 
     def reset(self, seed: int) -> None:
         """Put the world at a start state and wait until the policy can only see that world.
@@ -128,11 +131,12 @@ class PushTClient(RosClient):
         return self._episode(seed, repeat, result.late_steps), result.reason
 
     def send_goal(self, *, seed: int, time_limit_s: float) -> Any:
-        """Let the policy act; returns the goal's handle.
+        """Let the policy act as soon as it could; returns the goal's handle.
 
         Raises:
-            UserError: if the policy refuses.
+            UserError: if it does not hear the robot within the time-out, or refuses.
         """
+        self._readiness.wait()
         sent = self._run_client.send_goal_async(RunPolicy.Goal(time_limit_s=time_limit_s, seed=seed))
         handle = self.wait(lambda: sent.done() and sent.result(), "the policy's answer to the goal")
         if not handle.accepted:

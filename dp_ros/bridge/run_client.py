@@ -9,6 +9,7 @@ from rclpy.action import ActionClient
 
 from dp_ros.action import RunPolicy
 from dp_ros.bridge.client import RosClient
+from dp_ros.bridge.readiness import PolicyReadiness
 from dp_ros.errors import UserError
 
 
@@ -22,19 +23,21 @@ def run_policy(
         time_limit_s: of the goal, seconds of ROS time.
         seed: of the sampling noise.
         report: called with each feedback.
-        timeout_s: how long the policy node may take to answer.
+        timeout_s: how long the policy node may take to answer, and to hear every stream.
 
     Returns:
         The `RunPolicy` result.
 
     Raises:
-        UserError: if there is no policy node, or it refuses the goal.
+        UserError: if there is no policy node, it does not hear the robot's streams, or it refuses the goal.
     """
     with RosClient("run_policy", timeout_s=timeout_s) as client:
         actions = ActionClient(client.node, RunPolicy, action)
+        readiness = PolicyReadiness(client, action.rsplit("/", 1)[0] + "/status")
         client.wait(
             actions.server_is_ready, f"a policy node (action {action}); is one running and configured?"
         )
+        readiness.wait()
         goal = RunPolicy.Goal(time_limit_s=time_limit_s, seed=seed)
         sent = actions.send_goal_async(goal, feedback_callback=lambda message: report(message.feedback))
         cancelled = False

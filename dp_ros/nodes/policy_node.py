@@ -36,7 +36,8 @@ from dp_ros.task import load_task
 #: Period of the watch that works also when simulated time stands still, wall time.
 WATCH_S = 0.05
 FEEDBACK_S = 0.1
-IDLE_STATUS_S = 0.5
+#: Period of the status between goals, which says whether a goal could begin.
+IDLE_STATUS_S = 0.25
 
 
 class PolicyNode(LifecycleNode):
@@ -342,6 +343,7 @@ class PolicyNode(LifecycleNode):
             self._finish(self._silence())
             self._step()
         if self._goal is None and wall_s - self._status_s >= IDLE_STATUS_S:
+            self._problem = self._controller.observation_problem(self._now())
             self._publish_status()
 
     def _silence(self) -> Stop:

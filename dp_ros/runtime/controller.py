@@ -124,6 +124,14 @@ class Controller:
         """End the run; results still under way are ignored."""
         self.running = False
 
+    def observation_problem(self, now_ns: int) -> ObservationProblem | None:
+        """Why no inference could be made now; None if the observations are complete and fresh."""
+        try:
+            self.buffer.window(now_ns)
+        except ObservationProblem as problem:
+            return problem
+        return None
+
     def elapsed_s(self, now_ns: int) -> float:
         """Seconds since the run began."""
         return (now_ns - self._started_ns) / 1e9 if self._runs else 0.0

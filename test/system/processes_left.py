@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 
@@ -21,3 +23,15 @@ def processes_of_domain(domain: int) -> list[str]:
         if wanted in variables and command:
             found.append(f"{folder.name}: {command}")
     return found
+
+
+def processes_left(domain: int, limit_s: float = 20.0) -> list[str]:
+    """What is still alive after up to `limit_s`: for tests in which every process has been told to end.
+
+    A process that has ended may leave one of its own, such as multiprocessing's resource tracker, which ends
+    a moment later by itself.
+    """
+    end_s = time.monotonic() + limit_s
+    while (left := processes_of_domain(domain)) and time.monotonic() < end_s:
+        threading.Event().wait(0.02)
+    return left

@@ -17,7 +17,7 @@ from dp_ros.bringup import Bringup, from_text  # noqa: E402
 from dp_ros.paths import share_dir  # noqa: E402
 from dp_ros.processes import running  # noqa: E402
 
-from .processes_left import processes_of_domain  # noqa: E402
+from .processes_left import processes_left, processes_of_domain  # noqa: E402
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -52,7 +52,7 @@ def test_ctrl_c_stops_the_nodes_and_leaves_none(ros_domain: int) -> None:
     output, _ = up.communicate(timeout=30)
     assert up.returncode == 130
     assert "Traceback" not in output
-    assert processes_of_domain(ros_domain) == []
+    assert processes_left(ros_domain) == []
 
 
 def test_when_a_node_is_killed_the_others_stop_and_it_is_named(ros_domain: int) -> None:
@@ -62,7 +62,7 @@ def test_when_a_node_is_killed_the_others_stop_and_it_is_named(ros_domain: int) 
     output, _ = up.communicate(timeout=30)
     assert up.returncode == 128 + signal.SIGKILL
     assert "pusht ended with signal SIGKILL" in output
-    assert processes_of_domain(ros_domain) == []
+    assert processes_left(ros_domain) == []
 
 
 def test_a_node_that_refuses_its_parameters_stops_the_rest_with_its_reason(ros_domain: int) -> None:
@@ -71,7 +71,7 @@ def test_a_node_that_refuses_its_parameters_stops_the_rest_with_its_reason(ros_d
     assert up.returncode == 2
     assert "abacus" in output
     assert "policy ended with exit status 2" in output
-    assert processes_of_domain(ros_domain) == []
+    assert processes_left(ros_domain) == []
 
 
 @pytest.mark.parametrize("name", ["pusht_demo", "collect"])

@@ -17,7 +17,7 @@ from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.inference.manifest import load_manifest
 from dp_ros.paths import share_dir
 
-from .processes_left import processes_of_domain
+from .processes_left import processes_left
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -65,4 +65,4 @@ def test_what_was_recorded_over_ros_can_be_learnt_from_and_run_over_ros(
     assert over_ros["episodes"] == in_process["episodes"], "lockstep gives the very same episodes"
     assert over_ros["mean_score"] == in_process["mean_score"]
     assert set(over_ros["inference_ms"]) == {"p50", "p99"}
-    assert processes_of_domain(ros_domain) == []
+    assert processes_left(ros_domain) == []
