@@ -29,6 +29,7 @@ _OVERRIDES = {
     "checkpoint_every": "training.checkpoint_every",
     "widths": "network.widths",
     "prediction": "sampler.prediction",
+    "prefix_steps": "network.prefix_steps",
 }
 
 
@@ -45,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--lr", type=float, help="highest learning rate")
     recipe.add_argument("--widths", type=_widths, metavar="A,B,C", help="channels of each level of the U-Net")
     recipe.add_argument("--prediction", help="what the network predicts: epsilon or sample")
+    recipe.add_argument(
+        "--prefix-steps",
+        type=int,
+        metavar="N",
+        help="learn to go on from up to N actions that are already decided (real-time chunking); 0 for none",
+    )
     recipe.add_argument("--seed", type=int, help="of all random numbers")
     recipe.add_argument("--threads", type=int, help="CPU threads")
     recipe.add_argument("--eval-every", type=int, metavar="STEPS", help="steps between evaluations")

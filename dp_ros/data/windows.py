@@ -1,12 +1,14 @@
 """Training samples: windows of `horizon` steps cut from recorded episodes.
 
-    rows of an episode          0  1  2  3 ...                     L-1
-    first window (n_obs = 2) 0  0  1  2 ...                              observed: its first n_obs_steps rows
-    last window                          ...  L-9 ... L-1  L-1 ... L-1   predicted: all its rows
+    rows of an episode          0  1  2  3 ...              L-2 L-1
+    first window (n_obs = 2) 0  0  1  2 ...                                observed: its first n_obs_steps rows
+    last window                                             L-2 L-1 L-1 ... L-1   predicted: all its rows
 
-As in Diffusion Policy (Chi et al., 2023), the first row is repeated n_obs_steps - 1 times before an episode
-and the last one n_action_steps - 1 times after it, so that the first action can be learnt and the last is
-executed in full. Easy to get wrong: a window must never reach into the neighbouring episode.
+Every row of an episode is the newest observation of one window. To that end the first row is repeated
+n_obs_steps - 1 times before the episode, as in Diffusion Policy (Chi et al., 2023), and the last one as often as
+the horizon needs after it. The original repeats it n_action_steps - 1 times only, so that the last rows are never
+"now" and the final alignment is learnt from a distance. Easy to get wrong: a window must never reach into the
+neighbouring episode.
 """
 
 from __future__ import annotations
@@ -70,9 +72,8 @@ def load_demonstrations(path: str | Path, task: TaskSpec) -> Demonstrations:
     """Read a recording and check that `task` can be learnt from it.
 
     Raises:
-        UserError: if it is empty, was recorded for another task, lacks a stream, has other shapes, has a
-        value
-            that is not finite, or no episode is long enough for a single window.
+        UserError: if it is empty, was recorded for another task, lacks a stream, has other shapes or a value
+            that is not finite.
     """
     buffer = ReplayBuffer.open(path)
     if buffer.n_episodes == 0:
@@ -80,19 +81,11 @@ def load_demonstrations(path: str | Path, task: TaskSpec) -> Demonstrations:
     _check_task(path, buffer, task)
     arrays = {key: _stream(path, buffer, key, spec.shape) for key, spec in task.observations.items()}
     arrays[ACTION] = _stream(path, buffer, ACTION, task.action.shape)
-    lengths = np.diff(buffer.episode_ends, prepend=0)
-    shortest = _shortest_episode(task)
-    if lengths.max() < shortest:
-        raise UserError(
-            f"{path}: the longest episode has {lengths.max()} steps, but horizon {task.horizon} with "
-            f"n_obs_steps {task.n_obs_steps} and n_action_steps {task.n_action_steps} needs {shortest}; "
-            "record longer episodes or shorten the horizon"
-        )
     return Demonstrations(arrays, buffer.episode_ends, buffer.digest())
 
 
 def cut_windows(demonstrations: Demonstrations, task: TaskSpec, episodes: Sequence[int]) -> Windows:
-    """All windows of the given episodes, in order of time; episodes too short for one give none."""
+    """All windows of the given episodes, in order of time: as many as they have rows."""
     starts = np.concatenate([[0], demonstrations.episode_ends[:-1]])
     rows = [_window_rows(int(starts[i]), int(demonstrations.episode_ends[i]), task) for i in sorted(episodes)]
     index = np.concatenate(rows) if rows else np.empty((0, task.horizon), np.int64)
@@ -118,14 +111,9 @@ def split_episodes(n_episodes: int, validation_share: float, seed: int) -> tuple
 def _window_rows(start: int, end: int, task: TaskSpec) -> NDArray[np.int64]:
     """Rows (n_windows, horizon) of the windows of an episode that holds rows start to end - 1."""
     first = start - (task.n_obs_steps - 1)
-    last = end - task.horizon + task.n_action_steps - 1
+    last = end - task.n_obs_steps
     rows = np.arange(first, last + 1)[:, None] + np.arange(task.horizon)
     return np.clip(rows, start, end - 1)
-
-
-def _shortest_episode(task: TaskSpec) -> int:
-    """Steps of the shortest episode that gives a window."""
-    return max(task.horizon - (task.n_obs_steps - 1) - (task.n_action_steps - 1), 1)
 
 
 def _stream(path: str | Path, buffer: ReplayBuffer, key: str, shape: tuple[int, ...]) -> NDArray[Any]:

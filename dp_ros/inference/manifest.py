@@ -47,6 +47,8 @@ class NetworkSpec(_Strict):
     kernel_size: int = Field(default=5, ge=1)
     groups: int = Field(default=8, ge=1)
     """Groups of the group norms."""
+    prefix_steps: int = Field(default=0, ge=0)
+    """Executed actions that the network was trained to take as given, at most; 0 for none, and no mask channel."""
 
 
 class TensorSpec(_Strict):

@@ -56,6 +56,12 @@ class DiffusionPolicy(nn.Module):
             )
         self.task, self.network, self.sampler = task, network, sampler
         self.statistics = {key: dict(value) for key, value in statistics.items()}
+        longest = task.horizon - (task.n_obs_steps - 1) - 1
+        if network.prefix_steps > longest:
+            raise UserError(
+                f"task {task.name}: prefix_steps {network.prefix_steps} leaves nothing to predict of horizon "
+                f"{task.horizon} with n_obs_steps {task.n_obs_steps}; expected at most {longest}"
+            )
         missing = [key for key in (*task.observations, "action") if key not in statistics]
         if missing:
             raise UserError(f"normalisation: nothing for {', '.join(missing)}; train on data that has it")
@@ -73,6 +79,7 @@ class DiffusionPolicy(nn.Module):
             step_dim=network.step_dim,
             kernel_size=network.kernel_size,
             groups=network.groups,
+            mask_channel=network.prefix_steps > 0,
         )
 
     def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
@@ -83,19 +90,39 @@ class DiffusionPolicy(nn.Module):
         ]
         return torch.cat(parts, dim=-1).flatten(1)
 
-    def loss(self, observation: Mapping[str, Tensor], actions: Tensor, noise: Tensor, step: Tensor) -> Tensor:
+    def loss(
+        self,
+        observation: Mapping[str, Tensor],
+        actions: Tensor,
+        noise: Tensor,
+        step: Tensor,
+        known: Tensor | None = None,
+        known_noise: float = 0.0,
+    ) -> Tensor:
         """Mean squared error of the prediction.
+
+        With `known`, the network sees these actions clean, is told so, and is judged on the others alone
+        ("training-time action conditioning", Black et al., 2025, arXiv 2512.05964; there the noise level is
+        given for each action, here by a mask channel, because FiLM knows one level a sample).
 
         Args:
             observation: {stream: (B, n_obs_steps, *shape)}, robot units.
             actions: (B, horizon, action_dim), robot units.
             noise: standard normal, shaped as `actions`.
             step: (B,) int64, noise levels from 0 to train_steps - 1.
+            known: (B, horizon) bool, which actions are given; needs a network with `prefix_steps`.
+            known_noise: standard deviation of the noise that the given actions have all the same, in the
+                normalised range of 2.
         """
         clean = self.normalizers["action"].normalize(actions)  # type: ignore[operator]
         noisy = _ddpm(self.sampler).add_noise(clean, noise, step)
         target = noise if self.sampler.prediction == "epsilon" else clean
-        return F.mse_loss(self.unet(noisy, step, self.encode(observation)), target)
+        condition = self.encode(observation)
+        if known is None:
+            return F.mse_loss(self.unet(noisy, step, condition), target)
+        noisy = torch.where(known.unsqueeze(-1), clean + known_noise * noise, noisy)
+        free = ~known.unsqueeze(-1).expand_as(target)
+        return F.mse_loss(self.unet(noisy, step, condition, known)[free], target[free])
 
     @torch.inference_mode()
     def sample(

@@ -31,6 +31,7 @@ class ConditionalUnet1d(nn.Module):
         step_dim: width of the embedding of the noise level.
         kernel_size: of the convolutions over time, odd.
         groups: of the group norms; divides every width.
+        mask_channel: take a further channel that says which of the actions are clean ones, given as they are.
 
     Raises:
         UserError: if the widths, kernel or groups do not fit together.
@@ -45,10 +46,12 @@ class ConditionalUnet1d(nn.Module):
         step_dim: int = 128,
         kernel_size: int = 5,
         groups: int = 8,
+        mask_channel: bool = False,
     ) -> None:
         super().__init__()
         _check(widths, step_dim, kernel_size, groups)
         self.step_dim = step_dim
+        self.mask_channel = mask_channel
         self.levels = len(widths)
         self.step_embedding = nn.Sequential(
             SinusoidalEmbedding(step_dim),
@@ -62,7 +65,7 @@ class ConditionalUnet1d(nn.Module):
 
         # Down: two blocks a level, then half the time resolution.
         self.down = nn.ModuleList()
-        before = [action_dim, *widths[:-1]]
+        before = [action_dim + mask_channel, *widths[:-1]]
         for level, (c_in, c_out) in enumerate(zip(before, widths, strict=True)):
             last = level == self.levels - 1
             halve = nn.Identity() if last else nn.Conv1d(c_out, c_out, 3, stride=2, padding=1)
@@ -81,10 +84,16 @@ class ConditionalUnet1d(nn.Module):
         self.film_sizes = [2 * b.channels_out for b in self._blocks()]
         self.film = nn.Linear(step_dim + observation_dim, sum(self.film_sizes))
 
-    def forward(self, actions: Tensor, step: Tensor, observation: Tensor) -> Tensor:
-        """Predict from noisy `actions` (B, T, A), noise level `step` (B,) int64 and `observation` (B, O)."""
+    def forward(
+        self, actions: Tensor, step: Tensor, observation: Tensor, known: Tensor | None = None
+    ) -> Tensor:
+        """Predict from noisy `actions` (B, T, A), noise level `step` (B,) int64 and `observation` (B, O).
+
+        `known` (B, T), for a network with a mask channel, is 1 where an action is given clean and 0 elsewhere;
+        None stands for all 0. What is predicted where it is 1 means nothing.
+        """
         condition = torch.cat([self.step_embedding(step), observation], dim=-1)  # (B, step_dim + O)
-        return self.denoise(actions, self.film(F.mish(condition)))
+        return self.denoise(actions, self.film(F.mish(condition)), known)
 
     def film_of_step(self, step: Tensor) -> Tensor:
         """Part of the modulation that the noise level (K,) decides; (K, F), bias included."""
@@ -96,10 +105,13 @@ class ConditionalUnet1d(nn.Module):
         """Part of the modulation that the observation (B, O) decides; (B, F)."""
         return F.linear(F.mish(observation), self.film.weight[:, self.step_dim :])
 
-    def denoise(self, actions: Tensor, film: Tensor) -> Tensor:
-        """Run the U-Net on `actions` (B, T, A) with the sum of both modulations, `film` (B, F)."""
+    def denoise(self, actions: Tensor, film: Tensor, known: Tensor | None = None) -> Tensor:
+        """Run the U-Net on `actions` (B, T, A) with the sum of both modulations, `film` (B, F); see `forward`."""
         films = iter(film.unsqueeze(-1).split(self.film_sizes, dim=1))  # each (B, 2 C, 1)
         x = actions.transpose(1, 2)  # (B, A, T)
+        if self.mask_channel:
+            mask = torch.zeros_like(x[:, :1]) if known is None else known.to(x.dtype).unsqueeze(1)
+            x = torch.cat([x, mask], dim=1)  # (B, A + 1, T)
         skips = []
         for level in cast(Iterable[_Level], self.down):
             x = level.first(x, next(films))

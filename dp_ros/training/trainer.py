@@ -36,7 +36,7 @@ from dp_ros.training.ema import WeightAverage
 from dp_ros.training.evaluate import Sample, is_simulated, run_episodes, summarize
 from dp_ros.training.run_folder import BEST, LAST, TENSORBOARD, RunRecord, create_run, open_run
 
-_ORDER, _NOISE, _VALIDATION = 1, 2, 3  # what a random number is for
+_ORDER, _NOISE, _VALIDATION, _PREFIX = 1, 2, 3, 4  # what a random number is for
 _MOST_VALIDATION_SAMPLES = 1024
 
 
@@ -75,8 +75,6 @@ def train(
     demonstrations = load_demonstrations(data, task)
     training, held_out = split_episodes(demonstrations.n_episodes, spec.validation_share, spec.seed)
     windows = cut_windows(demonstrations, task, training)
-    if not len(windows):
-        raise UserError(f"{data}: no training episode is long enough for a window; record more episodes")
     samples = _Samples(windows)
     validation = _Samples(cut_windows(demonstrations, task, held_out))
 
@@ -133,7 +131,15 @@ def train(
 
             chosen = batches.at(step)
             noise, level = _corruption(spec.seed, step, len(chosen), task, config.sampler.train_steps)
-            loss = policy.loss(samples.observations_at(chosen), samples.actions[chosen], noise, level)
+            known = _known_actions(spec, step, len(chosen), task, config.network.prefix_steps)
+            loss = policy.loss(
+                samples.observations_at(chosen),
+                samples.actions[chosen],
+                noise,
+                level,
+                known,
+                spec.prefix_noise,
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             gradient_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), spec.clip_norm, foreach=True)
@@ -199,6 +205,22 @@ def _corruption(
     generator = torch.Generator().manual_seed(int(state[0]))
     noise = torch.randn((n, task.horizon, task.action.dim), generator=generator)
     return noise, torch.randint(train_steps, (n,), generator=generator)
+
+
+def _known_actions(
+    spec: OptimizationSpec, step: int, n: int, task: TaskSpec, prefix_steps: int
+) -> Tensor | None:
+    """Which actions (n, horizon) of the samples of a step are given clean; None for a policy without a prefix.
+
+    A share `prefix_share` of the samples has a prefix, of 1 to `prefix_steps` executed actions. What comes before
+    the first executed action belongs to older observations and is known as well.
+    """
+    if prefix_steps == 0:
+        return None
+    rng = np.random.default_rng(np.random.SeedSequence([spec.seed, _PREFIX, step]))
+    executed = rng.integers(1, prefix_steps, size=n, endpoint=True)
+    rows = np.where(rng.random(n) < spec.prefix_share, task.n_obs_steps - 1 + executed, 0)
+    return torch.from_numpy(np.arange(task.horizon) < rows[:, None])
 
 
 def _statistics(

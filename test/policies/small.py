@@ -25,6 +25,13 @@ def small_policy(seed: int = 0, **sampler: Any) -> DiffusionPolicy:
     return DiffusionPolicy(load_task("pusht_state"), STATISTICS, NETWORK, SamplerSpec(**sampler)).eval()
 
 
+def prefix_policy(seed: int = 0, prefix_steps: int = 7, **sampler: Any) -> DiffusionPolicy:
+    """The same with a network that takes a prefix."""
+    torch.manual_seed(seed)
+    network = NETWORK.model_copy(update={"prefix_steps": prefix_steps})
+    return DiffusionPolicy(load_task("pusht_state"), STATISTICS, network, SamplerSpec(**sampler)).eval()
+
+
 def observation_batch(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Observations (n, 2, ...) in px."""
     generator = torch.Generator().manual_seed(seed)

@@ -9,7 +9,13 @@ from dp_ros.inference.manifest import NetworkSpec  # noqa: E402
 from dp_ros.inference.sampler import SamplerSpec  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy, ddim_scheduler  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
-from test.policies.small import NETWORK, STATISTICS, observation_batch, small_policy  # noqa: E402
+from test.policies.small import (  # noqa
+    NETWORK,
+    STATISTICS,
+    observation_batch,
+    prefix_policy,
+    small_policy,
+)  # noqa: E402
 
 
 def test_the_observation_is_laid_out_step_by_step_with_the_streams_in_the_tasks_order() -> None:
@@ -68,6 +74,41 @@ def test_the_loss_is_zero_for_the_right_prediction(prediction: str) -> None:
     step = torch.tensor([0, 10, 50, 99])
     assert policy.loss(observation_batch(4), actions, noise, step).item() == 0.0
     assert policy.loss(observation_batch(4), actions, noise + 1, step).item() > 0.0 or prediction == "sample"
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_known_actions_are_seen_clean_and_are_not_judged(prediction: str) -> None:
+    policy, actions = prefix_policy(prediction=prediction), torch.rand((3, 16, 2)) * 400 + 50
+    noise, step = torch.randn((3, 16, 2)), torch.tensor([0, 50, 99])
+    clean = policy.normalizers["action"].normalize(actions)
+    known = torch.arange(16) < torch.tensor([0, 3, 8])[:, None]
+    target = noise if prediction == "epsilon" else clean
+    seen = {}
+
+    def network(given: torch.Tensor, step: object, condition: object, mask: torch.Tensor) -> torch.Tensor:
+        seen.update(given=given, mask=mask)
+        return torch.where(known[..., None], torch.tensor(1e6), target + 0.5)
+
+    policy.unet.forward = network  # type: ignore[method-assign, assignment]
+    loss = policy.loss(observation_batch(3), actions, noise, step, known)
+    assert loss.item() == pytest.approx(0.25, rel=1e-4)
+    assert torch.equal(seen["mask"], known)
+    assert torch.equal(seen["given"][known], clean[known])
+    assert not torch.isclose(seen["given"][~known], clean[~known], atol=1e-4).all()
+    policy.loss(observation_batch(3), actions, noise, step, known, 0.1)
+    torch.testing.assert_close(seen["given"][known], (clean + 0.1 * noise)[known])
+
+
+def test_where_nothing_is_known_the_loss_is_the_plain_one() -> None:
+    policy, actions = prefix_policy(), torch.rand((4, 16, 2)) * 400
+    given = observation_batch(4), actions, torch.randn((4, 16, 2)), torch.tensor([0, 10, 50, 99])
+    none_known = torch.zeros((4, 16), dtype=torch.bool)
+    assert policy.loss(*given, none_known, 0.1).item() == pytest.approx(policy.loss(*given).item(), rel=1e-6)
+
+
+def test_a_prefix_that_leaves_nothing_to_predict_is_refused() -> None:
+    with pytest.raises(UserError, match="prefix_steps 15 leaves nothing .* expected at most 14"):
+        prefix_policy(prefix_steps=15)
 
 
 def test_the_timesteps_are_those_of_the_paper() -> None:

@@ -52,6 +52,18 @@ def test_the_two_halves_of_film_add_up_to_the_whole() -> None:
     )
 
 
+def test_the_mask_channel_says_which_actions_are_known() -> None:
+    net, (actions, step, observation) = unet(mask_channel=True), inputs()
+    known = torch.zeros((3, 16))
+    base = net(actions, step, observation)
+    assert base.shape == actions.shape
+    assert torch.equal(base, net(actions, step, observation, known)), "none known unless told so"
+    known[1, :4] = 1
+    changed = (net(actions, step, observation, known) != base).flatten(1).any(dim=1)
+    assert changed.tolist() == [False, True, False]
+    assert unet(mask_channel=True).down[0].first.first[0].weight.shape[1] == 3
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     net, (actions, step, observation) = unet().train(), inputs()
     net(actions, step, observation).square().mean().backward()

@@ -36,6 +36,8 @@ def test_values_of_the_command_line_replace_those_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("network.prefix_steps", -1, "network.prefix_steps: got -1"),
+        ("training.prefix_share", 1.5, "training.prefix_share: got 1.5"),
         ("training.steps", 0, "training.steps: got 0, should be greater than or equal to 1"),
         ("training.learning_rate", -1, "training.learning_rate: got -1"),
         ("training.learning_rate", float("nan"), "training.learning_rate: got nan"),

@@ -20,7 +20,7 @@ from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from dp_ros.training import trainer  # noqa: E402
 from dp_ros.training.checkpoint import Progress  # noqa: E402
-from dp_ros.training.config import TrainingConfig  # noqa: E402
+from dp_ros.training.config import TrainingConfig, with_overrides  # noqa: E402
 from dp_ros.training.trainer import learning_rate  # noqa: E402
 from test.training.recordings import quick_config, record_circles  # noqa: E402
 
@@ -278,3 +278,35 @@ def test_every_step_has_noise_and_levels_of_its_own() -> None:
     assert 0 <= level.min() < 10
     assert 90 <= level.max() < 100
     assert torch.equal(noise, trainer._corruption(0, 0, 64, TASK, 100, 2)[0])
+
+
+def test_a_share_of_the_samples_has_a_prefix_of_one_to_the_longest_number_of_executed_actions() -> None:
+    spec = quick_config(prefix_share=0.5).training
+    known = torch.cat([trainer._known_actions(spec, step, 64, TASK, 7) for step in range(50)])
+    lengths = known.sum(dim=1)
+    assert torch.equal(known, torch.arange(16) < lengths[:, None]), "a prefix is the first rows"
+    assert set(lengths.tolist()) == {0, *range(2, 9)}, "row 0 belongs to the older observation"
+    assert 0.45 < (lengths == 0).float().mean() < 0.55
+    counts = torch.bincount(lengths)[2:]
+    assert counts.min() > 0.7 * counts.max()
+    assert torch.equal(known[:64], trainer._known_actions(spec, 0, 64, TASK, 7))
+    assert trainer._known_actions(spec, 0, 64, TASK, 0) is None
+    assert not trainer._known_actions(quick_config(prefix_share=0).training, 0, 64, TASK, 7).any()
+
+
+def test_a_policy_is_trained_with_prefixes_and_resumed_to_the_same_bits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(**training: Any) -> TrainingConfig:
+        quick = quick_config(steps=12, checkpoint_every=5, eval_every=5, **training)
+        return with_overrides(quick, {"network.prefix_steps": 7})
+
+    train(data, tmp_path / "whole", config())
+    revive = killed_at(7, monkeypatch)
+    with pytest.raises(MemoryError):
+        train(data, tmp_path / "cut", config())
+    revive()
+    train(data, tmp_path / "cut", config(), resume=True)
+    assert same(tmp_path / "cut" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+    train(data, tmp_path / "other", config(prefix_noise=0.2))
+    assert not same(tmp_path / "other" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
