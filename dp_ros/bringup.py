@@ -124,6 +124,7 @@ def collect(
     shared: dict[str, Parameter] = {"task": _task(task), "lockstep": lockstep, "use_sim_time": lockstep}
     expert: dict[str, Parameter] = {
         "operator": operator,
+        "listeners": ["pusht", "recorder"],
         "push_px_per_step": push_px_per_step,
         "travel_px_per_step": travel_px_per_step,
     }

@@ -1,7 +1,8 @@
 """Drives the recording of demonstrations from outside: reset, record, demonstrate, save.
 
 What `dp-ros collect` uses; a person with the same services at hand could do what it does. Easy to get wrong:
-the recorder must be recording before the operator starts, or the first commands are lost.
+the recorder must be recording before the operator starts, or the first commands are lost; each of the two
+refuses to start until it is connected to those it needs, and is asked again.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ class CollectClient(PushTClient):
         answer = self._call(self._set_parameters, request, "the recorder to take the episode's seed")
         if not answer.results[0].successful:
             raise UserError(f"recorder refused seed {seed}: {answer.results[0].reason}")
-        self._start_recorder()
+        self._start("/recorder/start")
         self.wait(lambda: self.recorder.phase == "recording", "the recorder's status to say that it records")
-        self._trigger("/teleop/start")
+        self._start("/teleop/start")
         last = self._watch(seed)
         kept = last.success or keep_failures
         if self.recorder.phase != "recording":
@@ -73,12 +74,12 @@ class CollectClient(PushTClient):
         self._trigger("/recorder/save" if kept else "/recorder/discard")
         return Outcome(last.success, kept, last.step)
 
-    def _start_recorder(self) -> None:
-        """Start recording, as soon as every stream has reached the recorder."""
+    def _start(self, name: str) -> None:
+        """Call a service until it succeeds: nodes refuse while what they need has not reached them."""
         end_s = time.monotonic() + self._timeout_s
         while True:
             try:
-                return self._trigger("/recorder/start")
+                return self._trigger(name)
             except UserError:
                 if time.monotonic() > end_s:
                     raise

@@ -9,11 +9,14 @@ wrong: rows are aligned by header stamps, so a driver that does not set them can
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future as WriteFuture
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -33,6 +36,8 @@ from dp_ros.task import load_task
 
 WATCH_S = 0.02
 STATUS_S = 0.5
+#: Commands that wait for this process while it is held up: 2 s of a 100 Hz operator.
+COMMAND_DEPTH = 200
 
 
 class RecorderNode(Node):
@@ -75,8 +80,13 @@ class RecorderNode(Node):
         self._rows = DemonstrationRows(task, round(task.dt_ns * (1.0 if self._lockstep else hold_steps)))
         self._writer = EpisodeWriter(out, task)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
-        self._writes: deque[Future[Any]] = deque()
+        self._writes: deque[WriteFuture[Any]] = deque()
         self._recording = False
+        self._last_ns: int | None = None  # where an episode that is being saved ends
+        self._arrived: set[str] = set()  # streams that gave a sample since the last look
+        self._quiet: set[str] = set()  # those that gave none: nothing of them waits to be handled
+        self._complete = Future()  # its rows
+        self._complete.set_result(None)
         self._message = "ready"
         if self._writer.recovered_steps:
             self._note(f"cut off {self._writer.recovered_steps} steps of an episode that was never saved")
@@ -92,15 +102,19 @@ class RecorderNode(Node):
                 lambda message, key=key: self._sample(key, message),
                 observation_qos(lockstep=self._lockstep),
             )
-        self.create_subscription(JointTrajectory, task.action.topic, self._command, reliable_qos())
+        self._command_sub = self.create_subscription(
+            JointTrajectory, task.action.topic, self._command, reliable_qos(COMMAND_DEPTH)
+        )
         self._participant = None
         if self._lockstep:
             self._participant = LockstepParticipant(self, "recorder", self._tick)
             self.create_subscription(LockstepDone, DONE_TOPIC, self._participant_done, reliable_qos())
-        for name, callback in (("start", self._start), ("save", self._save), ("discard", self._discard)):
-            self.create_service(Trigger, f"~/{name}", callback)
+        self.create_service(Trigger, "~/start", self._start)
+        self.create_service(Trigger, "~/discard", self._discard)
+        # In a group of its own, or nothing else would be handled while it waits for the last samples.
+        self.create_service(Trigger, "~/save", self._save, callback_group=ReentrantCallbackGroup())
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(WATCH_S, self._advance, clock=steady)
+        self.create_timer(WATCH_S, self._look, clock=steady)
         self.create_timer(STATUS_S, self._publish_status, clock=steady)
         self.get_logger().info(
             f"recording task {task.name} to {out}, which has {self._writer.n_episodes} episodes"
@@ -122,6 +136,8 @@ class RecorderNode(Node):
             response.message = f"already recording, {self._rows.n_rows} steps so far; save or discard them"
         elif self._rows.n_rows:
             response.message = f"{self._rows.n_rows} steps are not saved yet; save or discard them"
+        elif not self._command_sub.get_publisher_count():
+            response.message = f"no operator is connected to {self._task.action.topic} yet; start one first"
         else:
             try:
                 self._rows.buffer.check_fresh(self._now())
@@ -129,12 +145,18 @@ class RecorderNode(Node):
                 response.message = str(problem)
             else:
                 self._rows.begin()
+                self._last_ns = None
                 self._times = deque([self._now()] if self._lockstep else [])
                 self._recording, response.success = True, True
                 response.message = self._note("recording")
         return response
 
-    def _save(self, request: Any, response: Any) -> Any:
+    async def _save(self, request: Any, response: Any) -> Any:
+        if not self._complete.done():
+            response.message = "the episode is being saved"
+            return response
+        if self._recording and not self._lockstep:
+            await self._rows_until(self._now())
         steps, early = self._rows.n_rows, not self._recording
         if not steps:
             response.message = "no steps to save: " + (
@@ -152,6 +174,13 @@ class RecorderNode(Node):
         self._rows.begin()
         response.success, response.message = True, self._note(f"episode {index} saved, {steps} steps{end}")
         return response
+
+    async def _rows_until(self, time_ns: int) -> None:
+        """Wait for the rows up to `time_ns`, whose samples may still be on their way; takes no later ones."""
+        self._last_ns = time_ns
+        complete = self._complete = Future()
+        self._advance()
+        await complete
 
     def _discard(self, request: Any, response: Any) -> Any:
         if not self._recording and not self._rows.n_rows:
@@ -178,6 +207,7 @@ class RecorderNode(Node):
     def _sample(self, key: str, message: Any) -> None:
         buffer, stamp_ns = self._rows.buffer, to_ns(message.header.stamp)
         known_ns = buffer.newest_ns(self._task.anchor)
+        self._arrived.add(key)
         try:
             try:
                 value = decode(message, self._task.observations[key])
@@ -195,16 +225,36 @@ class RecorderNode(Node):
             self._times.append(newest_ns)  # the grid begins at the first of these with a command
         self._advance()
 
-    def _command(self, message: Any) -> None:
+    def _command(self, message: Any, info: Any) -> None:
+        self._add_command(message, info)
+        self._advance()
+
+    def _take_waiting_commands(self) -> None:
+        """Take the commands that are here but not handled yet: one of them may belong to the row that is due.
+
+        After this process was held up, the executor takes one message of each topic in turn.
+        """
+        while not self._lockstep:
+            with self._command_sub.handle:
+                taken = self._command_sub.handle.take_message(JointTrajectory, False)
+            if taken is None:
+                return
+            self._add_command(*taken)
+
+    def _add_command(self, message: Any, info: Any) -> None:
         command = decode_trajectory(message)
-        received_ns = command.stamp_ns if self._lockstep else self._now()
+        if self._lockstep:
+            received_ns = command.stamp_ns
+        elif self.get_clock().ros_time_is_active:
+            received_ns = self._now()
+        else:  # when it was sent: this process may have been held up since
+            received_ns = info["source_timestamp"]
         problem = self._rows.commands.add(
             command.stamp_ns, command.names, command.times_ns, command.positions, received_ns
         )
         if problem is not None and self._recording:
             self._end(problem)
         self._commands_here.append(command.stamp_ns)
-        self._advance()
 
     def _tick(self, time_ns: int) -> None:
         self._pending_ns = time_ns
@@ -219,22 +269,43 @@ class RecorderNode(Node):
                 del self._operator_done[min(self._operator_done)]
             self._advance()
 
+    def _look(self) -> None:
+        self._quiet = set(self._task.observations) - self._arrived
+        self._arrived.clear()
+        self._advance()
+
     # --- rows -------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Write the rows that are due, and let lockstep go on when there is no more to come for its time."""
-        while self._recording and self._times and self._ready(self._times[0]):
-            self._take(self._times.popleft())
+        while self._recording and self._next_in_episode() and self._ready(self._times[0]):
+            self._take_waiting_commands()
+            if self._recording:
+                self._take(self._times.popleft())
         while self._writes and self._writes[0].done():
             error = self._writes.popleft().exception()
             if error is not None:
                 self._end(str(error))
+        if not self._complete.done() and not self._rows_to_come():
+            self._complete.set_result(None)
         if self._participant is not None and self._pending_ns is not None:
             # Also while idle, so that nothing is missed between this and the start of a recording.
             due = self._recording and self._pending_ns in self._times
             if not due and self._ready(self._pending_ns):
                 self._participant.done(self._pending_ns)
                 self._pending_ns = None
+
+    def _next_in_episode(self) -> bool:
+        """Whether a row is due that belongs to the episode."""
+        return bool(self._times) and (self._last_ns is None or self._times[0] <= self._last_ns)
+
+    def _rows_to_come(self) -> bool:
+        """Whether samples that belong to the episode that is being saved may still be on their way."""
+        return (
+            self._recording
+            and self._last_ns is not None
+            and (self._next_in_episode() or not self._ready(self._last_ns))
+        )
 
     def _ready(self, time_ns: int) -> bool:
         """Whether everything that belongs to `time_ns` is here, or will not come any more."""
@@ -245,8 +316,8 @@ class RecorderNode(Node):
                 and (command_ns == 0 or command_ns in self._commands_here)
                 and self._rows.buffer.complete_at(time_ns)
             )
-        newest = [self._rows.buffer.newest_ns(key) or 0 for key in self._task.observations]
-        return min(newest) >= time_ns or self._now() - time_ns > self._max_age_ns
+        late = {key for key in self._task.observations if (self._rows.buffer.newest_ns(key) or 0) < time_ns}
+        return not late or (late <= self._quiet and self._now() - time_ns > self._max_age_ns)
 
     def _take(self, time_ns: int) -> None:
         try:

@@ -2,7 +2,8 @@
 
 The operator is the scripted PushT expert, which sees the simulated robot's status. It commands after
 `~/start`, until `~/stop` or the end of the episode. Easy to get wrong: what is published is what the operator
-wants; noise on what is executed is the robot's (`actuation_noise_px`).
+wants, and noise on what is executed is the robot's (`actuation_noise_px`); and a command published before a
+listener is connected never reaches it, so `~/start` refuses until all `listeners` are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -38,6 +40,15 @@ class TeleopNode(Node):
         declare(self, "operator", "expert", "who demonstrates", choices=OPERATORS, read_only=True)
         lockstep: bool = declare(
             self, "lockstep", False, "take part in lockstep simulation as `teleop`", read_only=True
+        )
+        self._listeners: list[str] = list(
+            declare(
+                self,
+                "listeners",
+                ["pusht"],
+                "nodes that must be connected to the command topic before ~/start is accepted",
+                read_only=True,
+            )
         )
         push, travel = (
             declare(
@@ -84,6 +95,8 @@ class TeleopNode(Node):
             response.message = "no status of the simulated robot yet (/pusht/status)"
         elif self._status.phase == "done":
             response.message = f"episode {self._status.episode} is over; reset the robot first"
+        elif deaf := self._deaf():
+            response.message = deaf
         else:
             self._enabled, self._operating, self._target = True, self._status.episode, None
             response.success, response.message = True, f"demonstrating episode {self._operating}"
@@ -93,6 +106,20 @@ class TeleopNode(Node):
         response.success, response.message = True, "stopped" if self._enabled else "was not demonstrating"
         self._enabled = False
         return response
+
+    def _deaf(self) -> str:
+        """Why the first command would not reach everybody; empty if it would.
+
+        That a listener is known does not mean that it is connected: both are asked.
+        """
+        topic = self._task.action.topic
+        known = self.get_subscriptions_info_by_topic(self._command_pub.topic_name)
+        missing = sorted(set(self._listeners) - {endpoint.node_name for endpoint in known})
+        if missing:
+            return f"not yet listening to {topic}: {', '.join(missing)}"
+        volatile = sum(e.qos_profile.durability == DurabilityPolicy.VOLATILE for e in known)
+        connected = self._command_pub.get_subscription_count()
+        return f"{connected} of {volatile} listeners to {topic} are connected" if connected < volatile else ""
 
     # --- operation --------------------------------------------------------------------------------------
 

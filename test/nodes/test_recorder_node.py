@@ -37,7 +37,7 @@ NAMES = ["agent_x", "agent_y"]
 class Stage:
     """A recorder, and publishers for everything that it listens to."""
 
-    def __init__(self, out: Path, lockstep: bool = True) -> None:
+    def __init__(self, out: Path, lockstep: bool = True, operator: bool = True) -> None:
         parameters = {"out": str(out), "lockstep": str(lockstep).lower()}
         arguments = [word for item in parameters.items() for word in ("-p", "{}:={}".format(*item))]
         rclpy.init(args=["--ros-args", *arguments])
@@ -50,7 +50,9 @@ class Stage:
         self.clock = make(Clock, "/clock", reliable_qos())
         self.keypoints = make(PoseArray, "/pusht/keypoints", reliable_qos())
         self.joints = make(JointState, "/pusht/joint_states", reliable_qos())
-        self.commands = make(JointTrajectory, "/pusht/joint_trajectory", reliable_qos())
+        self.commands: Any = None
+        if operator:
+            self.commands = make(JointTrajectory, "/pusht/joint_trajectory", reliable_qos())
         self.operator = make(LockstepDone, "/lockstep/done", reliable_qos())
         self.acknowledged: list[int] = []
         self.statuses: list[Any] = []
@@ -59,8 +61,10 @@ class Stage:
         self.triggers = {
             n: self.node.create_client(Trigger, f"/recorder/{n}") for n in ("start", "save", "discard")
         }
-        publishers = (self.keypoints, self.joints, self.commands)
+        publishers = [p for p in (self.keypoints, self.joints, self.commands) if p is not None]
         self.until(lambda: all(p.get_subscription_count() for p in publishers), "subscriptions")
+        if operator:
+            self.until(lambda: self.recorder._command_sub.get_publisher_count(), "the operator's connection")
         self.until(lambda: all(c.service_is_ready() for c in self.triggers.values()), "services")
         if lockstep:
             self.until(lambda: self.clock.get_subscription_count(), "clock")
@@ -96,6 +100,11 @@ class Stage:
     def show(self, k: int, x: float | None = None) -> None:
         """Samples and clock of tick `k`."""
         stamp = to_stamp(T0 + k * DT)
+        self.show_at(stamp, k, x)
+        self.clock.publish(Clock(clock=stamp))
+
+    def show_at(self, stamp: Any, k: int, x: float | None = None) -> None:
+        """Samples of a time, with the values of tick `k`."""
         keypoints = PoseArray(poses=[Pose() for _ in range(9)])
         keypoints.header.stamp = stamp
         for pose in keypoints.poses:
@@ -104,7 +113,6 @@ class Stage:
         joints.header.stamp = stamp
         self.keypoints.publish(keypoints)
         self.joints.publish(joints)
-        self.clock.publish(Clock(clock=stamp))
 
     def operate(self, k: int, x: float | None) -> None:
         """The operator's answer to tick `k`: a command, or none."""
@@ -221,6 +229,51 @@ def test_without_a_stream_recording_does_not_start(ros_domain: int, tmp_path: Pa
         assert answer.message == "keypoint: nothing received on /pusht/keypoints yet"
     finally:
         stage.close()
+
+
+def test_before_an_operator_is_connected_recording_does_not_start(ros_domain: int, tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "x.zarr", operator=False)
+    try:
+        stage.show(0)
+        stage.until(lambda: stage.recorder._rows.buffer.complete_at(T0), "samples")
+        answer = stage.call("start")
+        assert not answer.success
+        assert answer.message == ("no operator is connected to /pusht/joint_trajectory yet; start one first")
+        stage.commands = stage.node.create_publisher(
+            JointTrajectory, "/pusht/joint_trajectory", reliable_qos()
+        )
+        stage.until(lambda: stage.call("start").success, "the start")
+    finally:
+        stage.close()
+
+
+def test_in_real_time_nothing_is_lost_while_the_recorder_is_held_up(ros_domain: int, tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "x.zarr", lockstep=False)
+
+    def now_ns() -> int:
+        return stage.node.get_clock().now().nanoseconds
+
+    try:
+        stage.show_at(to_stamp(now_ns()), 0)
+        stage.until(lambda: not stage.recorder._rows.buffer.incomplete_at(1), "samples")
+        assert stage.call("start").success
+        begin_ns = now_ns() + DT
+        for k in range(5):  # nobody spins the recorder: everything waits for it
+            while now_ns() < begin_ns + k * DT:
+                pass
+            stage.commands.publish(encode_command(np.array([k, -k]), begin_ns + (k + 1) * DT, NAMES))
+            stage.show_at(to_stamp(begin_ns + k * DT), k)
+        while now_ns() < begin_ns + 6 * DT:
+            pass
+        stage.show_at(to_stamp(begin_ns + 5 * DT), 5)
+        saved = stage.call("save")
+        assert saved.success, saved.message
+    finally:
+        stage.close()
+    episode = ReplayBuffer.open(tmp_path / "x.zarr").episode(0)
+    # Until it is saved the last command and the last sample stand for one step more.
+    assert episode["action"][:5, 0].tolist() == [0, 1, 2, 3, 4]
+    assert episode["agent_pos"][:5, 0].tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
