@@ -1,0 +1,76 @@
+"""The machine that a benchmark ran on, and how busy others kept it.
+
+Timings mean nothing without it. Easy to get wrong: the load average lags by a minute and counts this program
+itself, so the share of the processors that was busy before anything was started is measured as well.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("numpy", "onnxruntime", "torch", "pymunk", "ros-jazzy-rclpy")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory, kernel and versions of what does the work."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": _processor(),
+        "cores": usable_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "versions": versions,
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def load_average() -> list[float]:
+    """Load average of the machine over 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def busy_cores(seconds: float = 1.0) -> float | None:
+    """Cores kept busy by everything on the machine during the next `seconds`; None where /proc does not say.
+
+    Counts what runs at low priority too, which yields to others but still shares caches and memory.
+    """
+    before = _processor_times()
+    time.sleep(seconds)
+    after = _processor_times()
+    if before is None or after is None:
+        return None
+    total, idle = after[0] - before[0], after[1] - before[1]
+    cores = os.cpu_count() or 1
+    return round(cores * (1.0 - idle / total), 2) if total > 0 else None
+
+
+def _processor_times() -> tuple[int, int] | None:
+    """Ticks since boot, summed over the cores: all of them, and the idle ones (proc(5), /proc/stat)."""
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(fields), fields[3] + fields[4]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
