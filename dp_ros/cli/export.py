@@ -1,6 +1,7 @@
 """Make a model folder from a training run: manifest, ONNX graph, weights.
 
     dp-ros export runs/pusht models/pusht
+    dp-ros export runs/pusht models/pusht_ddpm --sampler ddpm
     dp-ros eval --model models/pusht --seeds 100000:100050 --repeats 3 --record
 
 The graph is compared with torch before anything is put in place.
@@ -10,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from dp_ros.errors import UserError
+from dp_ros.inference.manifest import explain
+from dp_ros.inference.sampler import SamplerSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("best", "last"),
         default="best",
         help="weights of the best evaluation (default), or the last ones",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=("ddim", "ddpm"),
+        help="ddim, or ddpm, which adds noise at each step (default: as the recipe says)",
+    )
+    parser.add_argument(
+        "--num-inference-steps",
+        type=int,
+        metavar="N",
+        help="denoising steps (default: as the recipe says; with --sampler ddpm all levels of the training)",
     )
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
 
@@ -42,9 +58,8 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.model, args.force)
     record = open_run(args.run_folder)
     config = record.config
-    policy = DiffusionPolicy(
-        record.task_spec(args.run_folder), record.statistics, config.network, config.sampler
-    )
+    sampler = _sampler(config.sampler, args.sampler, args.num_inference_steps)
+    policy = DiffusionPolicy(record.task_spec(args.run_folder), record.statistics, config.network, sampler)
     try:
         progress = load_weights(args.run_folder / (BEST if args.checkpoint == "best" else LAST), policy)
     except UserError as error:
@@ -72,3 +87,18 @@ def run(args: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _sampler(recipe: SamplerSpec, method: str | None, n_steps: int | None) -> SamplerSpec:
+    """The recipe's sampler with what was asked for. Raises UserError for a number of steps that cannot be."""
+    changes: dict[str, Any] = {}
+    if method is not None:
+        changes["method"] = method
+        if method == "ddpm":
+            changes["num_inference_steps"] = recipe.train_steps
+    if n_steps is not None:
+        changes["num_inference_steps"] = n_steps
+    try:
+        return SamplerSpec.model_validate({**recipe.model_dump(), **changes})
+    except ValidationError as error:
+        raise UserError("sampler: " + "\n  ".join(explain(error))) from None

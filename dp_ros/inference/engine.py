@@ -1,7 +1,7 @@
 """The engine: observations in, action chunks out.
 
 ONNX Runtime and torch both take and give robot units, and check what goes in and what comes out. Easy to get wrong:
-`sample` is a pure function of observation and noise; whoever wants another draw brings other noise.
+`sample` is a pure function of observation, noise and prefix; whoever wants another draw brings other noise.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import Manifest
+from dp_ros.inference.manifest import Manifest, PrefixKind
 from dp_ros.inference.sampler import sampling_noise
+from dp_ros.runtime.prefix import Prefix
 from dp_ros.task import TaskSpec
+
+__all__ = ["CheckedEngine", "Engine", "EngineError", "Prefix"]
 
 
 class EngineError(UserError):
@@ -38,16 +41,25 @@ class Engine(Protocol):
     def task(self) -> TaskSpec:
         """The task that the model was made for."""
 
+    @property
+    def prefix(self) -> PrefixKind:
+        """How `sample` takes a prefix: `none` (it must not be given one), `guided` or `trained`."""
+
     def sample(
-        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        noise: NDArray[np.float32],
+        prefix: Prefix | None = None,
     ) -> NDArray[np.float32]:
         """Draw the actions (horizon, action_dim), robot units, that `noise` of that shape leads to.
 
         `observation` is {stream: (n_obs_steps, *shape)}, oldest first: float32 for vectors, images as
-        encoded.
+        encoded. With a `prefix`, rows of weight 1 come out as they are in it, and the others go on from them; one
+        whose weights are all 0 changes nothing.
 
         Raises:
-            EngineError: if a stream is missing, has another shape or is not finite, or the output is not.
+            EngineError: if a stream is missing, has another shape or is not finite, or the output is not; if the
+                model takes no prefix, or this one does not fit.
         """
 
 
@@ -59,11 +71,15 @@ class CheckedEngine(abc.ABC):
     def __init__(self, manifest: Manifest, task: TaskSpec) -> None:
         self.manifest = manifest
         self.task = task
+        self.prefix: PrefixKind = manifest.prefix
         self._noise_shape = (task.horizon, task.action.dim)
         self._input_shapes = {k: (task.n_obs_steps, *s.shape) for k, s in task.observations.items()}
 
     def sample(
-        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        noise: NDArray[np.float32],
+        prefix: Prefix | None = None,
     ) -> NDArray[np.float32]:
         """See `Engine.sample`."""
         for key, shape in self._input_shapes.items():
@@ -93,13 +109,15 @@ class CheckedEngine(abc.ABC):
                 f"{self._label}: noise is {noise.dtype} {noise.shape}, "
                 f"expected finite float32 {self._noise_shape}"
             )
+        if prefix is not None:
+            prefix = self._checked_prefix(prefix)
         inputs = {
             key: np.ascontiguousarray(
                 observation[key], dtype=None if self.task.observations[key].is_image else np.float32
             )
             for key in self._input_shapes
         }
-        actions = self._compute(inputs, np.ascontiguousarray(noise, dtype=np.float32))
+        actions = self._compute(inputs, np.ascontiguousarray(noise, dtype=np.float32), prefix)
         if not np.isfinite(actions).all():
             raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
         return actions
@@ -114,9 +132,34 @@ class CheckedEngine(abc.ABC):
 
     @abc.abstractmethod
     def _compute(
-        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]
+        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32], prefix: Prefix | None
     ) -> NDArray[np.float32]:
         """Actions for checked input."""
+
+    def _checked_prefix(self, prefix: Prefix) -> Prefix:
+        """`prefix` as contiguous float32."""
+        if self.prefix == "none":
+            raise EngineError(
+                f"{self._label}: takes no prefix; export it again, or run it in another mode than rtc"
+            )
+        actions, weights = np.asarray(prefix.actions), np.asarray(prefix.weights)
+        shape = self._noise_shape
+        if actions.shape != shape or actions.dtype.kind != "f" or not np.isfinite(actions).all():
+            raise EngineError(
+                f"{self._label}: prefix actions are {actions.dtype} {actions.shape}, expected finite float32 {shape}"
+            )
+        if (
+            weights.shape != shape[:1]
+            or not ((weights >= 0) & (weights <= 1)).all()
+            or (np.diff(weights) > 0).any()
+        ):
+            raise EngineError(
+                f"{self._label}: prefix weights are {weights.tolist()}, "
+                f"expected {shape[0]} numbers from 1 to 0 that never rise"
+            )
+        return Prefix(
+            np.ascontiguousarray(actions, dtype=np.float32), np.ascontiguousarray(weights, dtype=np.float32)
+        )
 
     @property
     def _label(self) -> str:

@@ -1,8 +1,8 @@
 """Writes a model folder: the whole sampler as one ONNX graph, the weights, the manifest.
 
 Nothing is put in place before graph and torch were seen to draw the same actions from the same noise. Easy to
-get wrong: the graph holds its own DDIM arithmetic, so the reference must be `DiffusionPolicy.sample` with the
-loop of diffusers, and on observations that occur.
+get wrong: the graph holds its own arithmetic, so the reference must be `DiffusionPolicy.sample` with the loop of
+diffusers, on observations that occur, with and without a prefix.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from dp_ros.inference.manifest import (
 from dp_ros.inference.onnx import OnnxEngine
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.policies.diffusion import DiffusionPolicy
+from dp_ros.runtime.prefix import Prefix
 
 #: Largest allowed difference between graph and torch, as a share of the range of each action dimension.
 TOLERANCE = 1e-4
@@ -67,7 +68,7 @@ def export_policy(
     policy = policy.eval()
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        write_graph(policy, draft / ONNX_FILE)
+        inputs = write_graph(policy, draft / ONNX_FILE)
         weights = {key: value.contiguous() for key, value in policy.state_dict().items()}
         save_file(weights, draft / WEIGHTS_FILE)
         (draft / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
@@ -76,7 +77,7 @@ def export_policy(
             name=folder.name,
             task=policy.task.model_dump(mode="json"),
             task_digest=policy.task.digest(),
-            inputs=_inputs(policy),
+            inputs=inputs,
             outputs={"action": TensorSpec(shape=_action_shape(policy), dtype="float32")},
             normalization=policy.statistics,  # type: ignore[arg-type]
             network=policy.network,
@@ -122,28 +123,25 @@ def _check_agreement(
 ) -> None:
     shape = (policy.task.horizon, policy.task.action.dim)
     stats = policy.statistics["action"]
-    size = np.maximum(np.subtract(stats["max"], stats["min"]), 1e-6)
+    low, high = np.asarray(stats["min"], np.float32), np.asarray(stats["max"], np.float32)
+    size = np.maximum(high - low, 1e-6)
     worst = 0.0
     for k, observation in enumerate(observations):
         noise = sampling_noise(0, k, shape)
         batch = {key: torch.from_numpy(np.asarray(value))[None] for key, value in observation.items()}
-        reference = policy.sample(batch, torch.from_numpy(noise)[None])[0].numpy()
-        worst = max(worst, float(np.max(np.abs(graph.sample(observation, noise) - reference) / size)))
+        prefix = given = None
+        if k % 2:
+            planned = low + size * np.random.default_rng(k).random(shape, np.float32)
+            prefix = Prefix.from_plan(planned, n_known=k % shape[0], horizon=shape[0])
+            given = torch.from_numpy(prefix.actions)[None], torch.from_numpy(prefix.weights)[None]
+        reference = policy.sample(batch, torch.from_numpy(noise)[None], prefix=given)[0].numpy()
+        worst = max(worst, float(np.max(np.abs(graph.sample(observation, noise, prefix) - reference) / size)))
     logging.getLogger(__name__).info("graph and torch differ by %.1e of the action range at most", worst)
     if not worst <= TOLERANCE:
         raise UserError(
             f"the exported graph differs from torch by {worst:.1e} of the action range, allowed is "
             f"{TOLERANCE:.0e}; nothing was written. The weights may be broken: look at the training log"
         )
-
-
-def _inputs(policy: DiffusionPolicy) -> dict[str, TensorSpec]:
-    task = policy.task
-    inputs = {
-        key: TensorSpec(shape=(1, task.n_obs_steps, *spec.shape), dtype="float32")
-        for key, spec in task.observations.items()
-    }
-    return {**inputs, "noise": TensorSpec(shape=_action_shape(policy), dtype="float32")}
 
 
 def _action_shape(policy: DiffusionPolicy) -> tuple[int, ...]:

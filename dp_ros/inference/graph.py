@@ -1,10 +1,10 @@
 """The sampler of a policy as one ONNX graph: normalise, denoise K times, unnormalise.
 
-torch exports two pieces, the observation's half of FiLM and one DDIM step; the step is then repeated in the
-graph with shared weights, which takes seconds where exporting the unrolled loop takes minutes. Noise levels
-are constants of the schedule, so their embedding and their half of FiLM are computed here and stored. Easy to
-get wrong: the graph has its own DDIM arithmetic, so it must be held against the loop of diffusers (`export`
-does).
+torch exports three pieces, the observation's half of FiLM, the prefix and one denoising step; the step is then
+repeated in the graph with shared weights, which takes seconds where exporting the unrolled loop takes minutes.
+Noise levels are constants of the schedule, so their embedding and their half of FiLM are computed here and
+stored. Easy to get wrong: the graph has its own arithmetic of DDIM and DDPM, so it must be held against the loop
+of diffusers (`export` does).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from dp_ros.inference.sampler import DdimStep, ddim_steps
-from dp_ros.policies.diffusion import DiffusionPolicy
+from dp_ros.inference.manifest import PREFIX_INPUT, PREFIX_WEIGHTS_INPUT, STEP_NOISE_INPUT, TensorSpec
+from dp_ros.inference.sampler import DenoisingStep, denoising_steps
+from dp_ros.policies.diffusion import DiffusionPolicy, guidance_gain
 
 _OPSET = 18
 _IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
@@ -42,58 +43,123 @@ class ObservationHalf(nn.Module):
         return self.policy.unet.film_of_observation(self.policy.encode(observation))
 
 
-class OneStep(nn.Module):
-    """One DDIM step; `coefficients` (6,) are those of a `DdimStep` without its level."""
+class PrefixHalf(nn.Module):
+    """Prefix (1, T, A) in robot units and weights (1, T) to the normalised prefix and the mask of known actions."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
         self.policy = policy
 
-    def forward(self, x: Tensor, observation_film: Tensor, step_film: Tensor, coefficients: Tensor) -> Tensor:
-        """Map noisy actions (1, T, A) to less noisy ones."""
-        clean_x, clean_p, noise_x, noise_p, next_clean, next_noise = coefficients.unbind()
-        p = self.policy.unet.denoise(x, observation_film + step_film)
+    def forward(self, prefix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        planned, known = self.policy.normalize_prefix(prefix, weights)
+        return planned, known.to(planned.dtype)
+
+
+class OneStep(nn.Module):
+    """One denoising step, as in `DiffusionPolicy.sample`; `coefficients` are those of a `DenoisingStep`."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self,
+        x: Tensor,
+        observation_film: Tensor,
+        step_film: Tensor,
+        coefficients: Tensor,
+        planned: Tensor,
+        weights: Tensor,
+        *further: Tensor,
+    ) -> Tensor:
+        """Map noisy actions (1, T, A) to less noisy ones.
+
+        `further` is the mask of known actions (1, T) where the network takes one, then the step's noise (1, T, A)
+        where the sampler is DDPM.
+        """
+        rest = list(further)
+        clean_x, clean_p, noise_x, noise_p, next_clean, next_noise, towards, keep, fresh, noise_share = (
+            coefficients.unbind()
+        )
+        known = rest.pop(0) if self.policy.unet.mask_channel else None
+        if known is not None:
+            x = torch.where(known.unsqueeze(-1) > 0.5, planned, x)
+        p = self.policy.unet.denoise(x, observation_film + step_film, known)
         clean = x * clean_x + p * clean_p
-        noise = x * noise_x + p * noise_p
         if self.policy.sampler.clip_sample:
             clean = clean.clamp(-1.0, 1.0)
-        return clean * next_clean + noise * next_noise
+        kept = x * keep
+        if self.policy.sampler.method == "ddim":
+            noise = x * noise_x + p * noise_p
+            following = clean * next_clean + noise * next_noise
+        else:
+            following = clean * towards + kept
+        gain = guidance_gain(weights, noise_share).unsqueeze(-1)
+        following = following * (1.0 - gain) + (planned * towards + kept) * gain
+        return following + rest.pop(0) * fresh if rest else following
 
 
-def write_graph(policy: DiffusionPolicy, path: Path) -> None:
-    """Write the sampler of `policy`: {stream: (1, n_obs_steps, *shape)} and `noise` to `action`."""
-    task = policy.task
+def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
+    """Write the sampler of `policy` and return its inputs; its output is `action` (1, horizon, action_dim).
+
+    Inputs are {stream: (1, n_obs_steps, *shape)}, `noise`, for DDPM `step_noise`, and optionally `prefix` and
+    `prefix_weights`, whose default weights of 0 change nothing.
+    """
+    task, normalizer = policy.task, policy.normalizers["action"]
     streams = {key: (1, task.n_obs_steps, *spec.shape) for key, spec in task.observations.items()}
-    actions = (1, task.horizon, task.action.dim)
-    steps = ddim_steps(policy.sampler)
+    actions, weights = (1, task.horizon, task.action.dim), (1, task.horizon)
+    steps = denoising_steps(policy.sampler)
+    masked, noisy = policy.unet.mask_channel, policy.sampler.method == "ddpm"
     with torch.inference_mode():
         films = policy.unet.film_of_step(torch.tensor([step.level for step in steps])).numpy()
     width = films.shape[1]
-    head = _exported(ObservationHalf(policy), streams, "film")
-    step_inputs = {
-        "x": actions,
-        "observation_film": (1, width),
-        "step_film": (1, width),
-        "coefficients": (6,),
-    }
-    body = _exported(OneStep(policy), step_inputs, "next")
+    step_inputs = {"x": actions, "observation_film": (1, width), "step_film": (1, width)}
+    step_inputs |= {"coefficients": (len(_coefficients(steps[0])),), "planned": actions, "weights": weights}
+    step_inputs |= {"known": weights} if masked else {}
+    step_inputs |= {"fresh": actions} if noisy else {}
+    head = _exported(ObservationHalf(policy), streams, ["film"])
+    prefix = _exported(PrefixHalf(policy), {"prefix": actions, "weights": weights}, ["planned", "known"])
+    body = _exported(OneStep(policy), step_inputs, ["next"])
 
     graph = _Graph()
+    inputs = {
+        key: TensorSpec(shape=shape, dtype="float32") for key, shape in {**streams, "noise": actions}.items()
+    }
+    if noisy:
+        inputs[STEP_NOISE_INPUT] = TensorSpec(shape=(len(steps), *actions[1:]), dtype="float32")
+    for name, shape in ((PREFIX_INPUT, actions), (PREFIX_WEIGHTS_INPUT, weights)):
+        inputs[name] = TensorSpec(shape=shape, dtype="float32", optional=True)
+        graph.constant(name, np.zeros(shape, np.float32))
     graph.add(head, "observation/", {**{key: key for key in streams}, "film": "observation_film"})
+    graph.add(
+        prefix,
+        "prefix/",
+        {"prefix": PREFIX_INPUT, "weights": PREFIX_WEIGHTS_INPUT, "planned": "planned", "known": "known"},
+    )
     x = "noise"
     for k, (step, film) in enumerate(zip(steps, films, strict=True)):
         graph.constant(f"film/{k}", film[None])
-        graph.constant(f"ddim/{k}", _coefficients(step))
+        graph.constant(f"coefficients/{k}", _coefficients(step))
         names = {"x": x, "observation_film": "observation_film", "step_film": f"film/{k}"}
-        names |= {"coefficients": f"ddim/{k}", "next": f"actions/{k}"}
+        names |= {"coefficients": f"coefficients/{k}", "planned": "planned", "weights": PREFIX_WEIGHTS_INPUT}
+        names |= {"known": "known", "fresh": f"fresh/{k}", "next": f"actions/{k}"}
+        if noisy:
+            graph.constant(f"number/{k}", np.array([k]))
+            graph.node("Gather", [STEP_NOISE_INPUT, f"number/{k}"], f"fresh/{k}", axis=0)
         graph.add(body, f"step{k}/", names, shared="network/")
         x = f"actions/{k}"
-    normalizer = policy.normalizers["action"]
     graph.constant("action/offset", np.asarray(normalizer.offset))
     graph.constant("action/scale", np.asarray(normalizer.scale))
-    graph.nodes.append(helper.make_node("Sub", [x, "action/offset"], ["shifted"], "action/shift"))
-    graph.nodes.append(helper.make_node("Div", ["shifted", "action/scale"], ["action"], "action/unscale"))
-    graph.save(path, {**streams, "noise": actions}, {"action": actions})
+    graph.constant("one", np.ones(1, np.float32))
+    graph.constant("last", np.array([2]))
+    graph.node("Sub", [x, "action/offset"], "shifted")
+    graph.node("Div", ["shifted", "action/scale"], "drawn")
+    graph.node("GreaterOrEqual", [PREFIX_WEIGHTS_INPUT, "one"], "fixed")
+    graph.node("Unsqueeze", ["fixed", "last"], "fixed/column")
+    graph.node("Where", ["fixed/column", PREFIX_INPUT, "drawn"], "action")
+    graph.save(path, {name: spec.shape for name, spec in inputs.items()}, {"action": actions})
+    return inputs
 
 
 class _Graph:
@@ -102,6 +168,10 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        """Append one node."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], f"{output}/node", **attributes))
 
     def constant(self, name: str, value: np.ndarray[Any, Any]) -> None:
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
@@ -146,11 +216,11 @@ class _Graph:
         onnx.save(model, str(path))
 
 
-def _coefficients(step: DdimStep) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _coefficients(step: DenoisingStep) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(step[1:], dtype=np.float32)
 
 
-def _exported(module: nn.Module, inputs: Mapping[str, Sequence[int]], output: str) -> Any:
+def _exported(module: nn.Module, inputs: Mapping[str, Sequence[int]], outputs: list[str]) -> Any:
     """ONNX graph of `module` with float32 inputs of these names and shapes."""
     example = tuple(torch.zeros(tuple(shape)) for shape in inputs.values())
     with _quiet():
@@ -158,7 +228,7 @@ def _exported(module: nn.Module, inputs: Mapping[str, Sequence[int]], output: st
             module.eval(),
             example,
             input_names=list(inputs),
-            output_names=[output],
+            output_names=outputs,
             opset_version=_OPSET,
             dynamo=True,
             verbose=False,

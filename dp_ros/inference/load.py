@@ -31,7 +31,7 @@ def load_engine(
         folder: the model folder.
         engine: `onnx`, `torch`, or `auto`: ONNX Runtime where it is installed and the folder has a graph.
         threads: CPU threads of one inference.
-        num_inference_steps: DDIM steps; only the torch engine can take another number than the manifest says.
+        num_inference_steps: denoising steps; only the torch engine can take another number than the manifest says.
 
     Raises:
         UserError: if the folder cannot be used, or the engine cannot do what was asked.
@@ -77,7 +77,7 @@ def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps:
         log.info("engine torch: onnxruntime is not installed")
         return "torch"
     if num_inference_steps not in (None, manifest.sampler.num_inference_steps):
-        log.info("engine torch: the graph has another number of DDIM steps than %s", num_inference_steps)
+        log.info("engine torch: the graph has another number of denoising steps than %s", num_inference_steps)
         return "torch"
     log.info("engine onnx: onnxruntime is installed and the model has %s", ONNX_FILE)
     return "onnx"

@@ -16,16 +16,22 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.task import TaskError, TaskSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "policy.onnx"
 WEIGHTS_FILE = "weights.safetensors"
+#: Optional inputs of the graph: planned actions (1, horizon, action_dim) and their weights (1, horizon).
+PREFIX_INPUT, PREFIX_WEIGHTS_INPUT = "prefix", "prefix_weights"
+#: Input of a DDPM graph beside `noise`: what each step adds (num_inference_steps, horizon, action_dim).
+STEP_NOISE_INPUT = "step_noise"
+
+PrefixKind = Literal["none", "guided", "trained"]
 
 
 class ManifestError(UserError):
@@ -56,6 +62,8 @@ class TensorSpec(_Strict):
 
     shape: tuple[int, ...]
     dtype: Literal["float32", "uint8"]
+    optional: bool = False
+    """Whether the graph does without it."""
 
 
 class FileSpec(_Strict):
@@ -106,6 +114,14 @@ class ScoreSummary(_Strict):
         return (self.seeds, self.repeats, self.engine, self.transport)
 
 
+class ExecutionSpec(_Strict):
+    """How the model's chunks are best executed, as `dp-ros bench runtime --record` found."""
+
+    mode: Literal["replace", "ensemble", "rtc"]
+    infer_every: int = Field(ge=0)
+    """Steps between two inferences; 0: back to back."""
+
+
 class Manifest(_Strict):
     """Contents of `manifest.json`; `load_manifest` reads and checks it."""
 
@@ -120,6 +136,8 @@ class Manifest(_Strict):
     network: NetworkSpec
     sampler: SamplerSpec
     files: dict[str, FileSpec]
+    execution: ExecutionSpec | None = None
+    """None: chunks replace each other every n_action_steps."""
     provenance: Provenance | None = None
     scores: list[ScoreSummary] = Field(default_factory=list)
 
@@ -130,6 +148,19 @@ class Manifest(_Strict):
             if Path(name).name != name or name in (".", "..", ""):
                 raise ValueError(f"{name!r} is not a plain file name")
         return files
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if self.execution is not None and self.execution.mode == "rtc" and self.prefix == "none":
+            raise ValueError("execution.mode rtc needs a model that takes a prefix; export it again")
+        return self
+
+    @property
+    def prefix(self) -> PrefixKind:
+        """How the model takes a `Prefix`: not at all, led towards it (guided), or as it learnt to (trained)."""
+        if PREFIX_INPUT not in self.inputs:
+            return "none"
+        return "trained" if self.network.prefix_steps else "guided"
 
     @functools.cached_property
     def model_id(self) -> str:
@@ -169,7 +200,7 @@ def load_manifest(folder: str | Path, *, verify: bool = True) -> Manifest:
         raise ManifestError(f"{path}: is not readable as JSON ({error}); export the model again") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ManifestError(f"{path}: schema_version: got {version!r}, expected {SCHEMA_VERSION}")
+        raise ManifestError(f"{path}: schema_version: got {version!r}, expected 1 to {SCHEMA_VERSION}")
     if version > SCHEMA_VERSION:
         raise ManifestError(
             f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this "

@@ -1,6 +1,6 @@
-"""Engine on ONNX Runtime: the whole DDIM loop, with normalisation, is one graph and one call.
+"""Engine on ONNX Runtime: the whole denoising loop, with normalisation, is one graph and one call.
 
-The call releases the GIL. Easy to get wrong: the loop is unrolled, so the number of DDIM steps is part of the
+The call releases the GIL. Easy to get wrong: the loop is unrolled, so the number of steps is part of the
 graph and cannot be changed here; and ONNX Runtime's threads spin after a call unless told not to, which costs
 a robot a core.
 """
@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from dp_ros.errors import UserError
 from dp_ros.inference.engine import CheckedEngine
-from dp_ros.inference.manifest import ONNX_FILE, Manifest, ManifestError, verify_file
+from dp_ros.inference.manifest import (
+    ONNX_FILE,
+    PREFIX_INPUT,
+    PREFIX_WEIGHTS_INPUT,
+    STEP_NOISE_INPUT,
+    Manifest,
+    ManifestError,
+    verify_file,
+)
+from dp_ros.inference.sampler import step_noise
+from dp_ros.runtime.prefix import Prefix
 
 
 class OnnxEngine(CheckedEngine):
@@ -57,13 +67,20 @@ class OnnxEngine(CheckedEngine):
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise ManifestError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         found = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
+        optional = self._session.get_overridable_initializers()
+        found |= {value.name: tuple(value.shape) for value in optional}
         wanted = {name: spec.shape for name, spec in manifest.inputs.items()}
         if found != wanted:
             raise ManifestError(f"{path}: the graph takes {found}, the manifest says {wanted}; export again")
 
     def _compute(
-        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]
+        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32], prefix: Prefix | None
     ) -> NDArray[np.float32]:
         feed = {key: value[None] for key, value in observation.items()}
-        (actions,) = self._session.run(["action"], {**feed, "noise": noise[None]})
+        feed["noise"] = noise[None]
+        if STEP_NOISE_INPUT in self.manifest.inputs:
+            feed[STEP_NOISE_INPUT] = step_noise(noise, self.manifest.sampler.num_inference_steps)
+        if prefix is not None:
+            feed[PREFIX_INPUT], feed[PREFIX_WEIGHTS_INPUT] = prefix.actions[None], prefix.weights[None]
+        (actions,) = self._session.run(["action"], feed)
         return np.asarray(actions[0])

@@ -1,12 +1,13 @@
-"""The sampler in numbers: noise schedule, DDIM coefficients and the noise that a draw starts from.
+"""The sampler in numbers: noise schedule, coefficients of DDIM and DDPM, the noise that a draw starts from.
 
 numpy only, so that a robot needs neither torch nor diffusers; tests hold the coefficients against diffusers.
-Easy to get wrong: DDIM ends at noise level 0, not below it, so the last step lands on the clean sample only
+Easy to get wrong: the loop ends at noise level 0, not below it, so the last step lands on the clean sample only
 because the level "before" it is defined as free of noise.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Literal, NamedTuple
 
@@ -27,8 +28,10 @@ class SamplerSpec(BaseModel):
     """What the network predicts: the noise, or the clean actions."""
     clip_sample: bool = True
     """Whether the estimate of the clean actions is clipped to [-1, 1] at each step."""
+    method: Literal["ddim", "ddpm"] = "ddim"
+    """DDIM (no noise after the first draw), or DDPM (new noise at each step)."""
     num_inference_steps: int = Field(default=10, ge=1)
-    """Number of DDIM steps."""
+    """Number of denoising steps."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplerSpec:
@@ -39,11 +42,16 @@ class SamplerSpec(BaseModel):
         return self
 
 
-class DdimStep(NamedTuple):
-    """One DDIM step. With x the noisy actions and p the prediction of the network:
+class DenoisingStep(NamedTuple):
+    """One step from a noise level to the next lower one.
 
-    clean = clip(x * clean_x + p * clean_p); noise = x * noise_x + p * noise_p;
-    x = clean * next_clean + noise * next_noise.
+    With x the noisy actions and p the prediction of the network, clean = clip(x * clean_x + p * clean_p). Then
+
+    - DDIM: x = clean * next_clean + noise * next_noise, with noise = x * noise_x + p * noise_p;
+    - DDPM: x = clean * towards + x * keep + z * fresh, with z standard normal.
+
+    `clean * towards + x * keep` is also the DDIM step that leads to `clean` with the noise that x then holds;
+    guidance takes it to lead to a planned action (`guidance_gain`).
     """
 
     level: int
@@ -53,6 +61,11 @@ class DdimStep(NamedTuple):
     noise_p: float
     next_clean: float
     next_noise: float
+    towards: float
+    keep: float
+    fresh: float
+    noise_share: float
+    """Share of noise in the variance of x at this level."""
 
 
 def signal_shares(sampler: SamplerSpec) -> NDArray[np.float64]:
@@ -69,8 +82,12 @@ def signal_shares(sampler: SamplerSpec) -> NDArray[np.float64]:
     return np.cumprod(1.0 - np.array(betas, dtype=np.float64), dtype=np.float64)
 
 
-def ddim_steps(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[DdimStep]:
-    """Coefficients of the DDIM loop, in the order in which the steps run (eta = 0, "leading" spacing)."""
+def denoising_steps(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[DenoisingStep]:
+    """Coefficients of the loop, in the order in which the steps run ("leading" spacing).
+
+    Equation 12 of Song et al. (2020, arXiv 2010.02502): eta = 0 is DDIM; eta = 1 is DDPM, with the variance that
+    Ho et al. (2020, arXiv 2006.11239) call beta tilde.
+    """
     n = num_inference_steps or sampler.num_inference_steps
     stride = sampler.train_steps // n
     shares = signal_shares(sampler)
@@ -83,7 +100,22 @@ def ddim_steps(sampler: SamplerSpec, num_inference_steps: int | None = None) -> 
             coefficients = (1 / signal, -noise / signal, 0.0, 1.0)
         else:
             coefficients = (0.0, 1.0, 1 / noise, -signal / noise)
-        steps.append(DdimStep(level, *coefficients, math.sqrt(share_next), math.sqrt(1 - share_next)))
+        fresh = 0.0
+        if sampler.method == "ddpm":
+            fresh = math.sqrt((1 - share_next) / (1 - share) * (1 - share / share_next))
+        next_signal, next_noise = math.sqrt(share_next), math.sqrt(max(1 - share_next - fresh**2, 0.0))
+        steps.append(
+            DenoisingStep(
+                level,
+                *coefficients,
+                next_clean=next_signal,
+                next_noise=next_noise,
+                towards=next_signal - next_noise * signal / noise,
+                keep=next_noise / noise,
+                fresh=fresh,
+                noise_share=1 - share,
+            )
+        )
     return steps
 
 
@@ -94,3 +126,14 @@ def sampling_noise(seed: int, step: int, shape: tuple[int, ...]) -> NDArray[np.f
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
     return generator.standard_normal(shape, dtype=np.float32)
+
+
+def step_noise(noise: NDArray[np.float32], n_steps: int) -> NDArray[np.float32]:
+    """Standard normal noise (n_steps, *noise.shape) for the steps of a DDPM draw that starts from `noise`.
+
+    A function of `noise` alone, the same on every machine: its hash is the key of a counter-based generator. So a
+    draw is decided by its first noise, whatever the sampler.
+    """
+    digest = hashlib.blake2b(np.ascontiguousarray(noise, dtype="<f4").tobytes(), digest_size=16).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return generator.standard_normal((n_steps, *noise.shape), dtype=np.float32)

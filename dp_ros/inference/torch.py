@@ -1,6 +1,6 @@
-"""Engine on torch: the network from `weights.safetensors`, the DDIM loop of diffusers around it.
+"""Engine on torch: the network from `weights.safetensors`, the loop of diffusers around it.
 
-Slower than ONNX Runtime on a CPU, but takes any number of DDIM steps, and is the reference that an export is
+Slower than ONNX Runtime on a CPU, but takes any number of denoising steps, and is the reference that an export is
 held against. Easy to get wrong: torch's thread count is per process, not per model.
 """
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.manifest import WEIGHTS_FILE, Manifest, ManifestError, verify_file
 from dp_ros.policies.diffusion import DiffusionPolicy
+from dp_ros.runtime.prefix import Prefix
 
 
 class TorchEngine(CheckedEngine):
@@ -26,7 +27,7 @@ class TorchEngine(CheckedEngine):
     Args:
         policy: the policy; it is put into evaluation mode.
         manifest: its manifest.
-        num_inference_steps: DDIM steps; None for what the manifest says.
+        num_inference_steps: denoising steps; None for what the manifest says.
     """
 
     name = "torch"
@@ -58,8 +59,11 @@ class TorchEngine(CheckedEngine):
         return cls(policy, manifest, num_inference_steps)
 
     def _compute(
-        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]
+        self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32], prefix: Prefix | None
     ) -> NDArray[np.float32]:
         batch = {key: torch.from_numpy(value)[None] for key, value in observation.items()}
-        actions = self._policy.sample(batch, torch.from_numpy(noise)[None], self._steps)
+        given = None
+        if prefix is not None:
+            given = torch.from_numpy(prefix.actions)[None], torch.from_numpy(prefix.weights)[None]
+        actions = self._policy.sample(batch, torch.from_numpy(noise)[None], self._steps, given)
         return np.asarray(actions[0].numpy())

@@ -5,8 +5,8 @@
     predicted (horizon = 16)          a    a    a   ...   a   ...   a
     executed (n_action_steps = 8)          a    a   ...   a
 
-Training is DDPM (Ho et al., 2020, arXiv 2006.11239), running is DDIM (Song et al., 2020, arXiv 2010.02502),
-both with the schedulers of diffusers; policy and recipe are those of Diffusion Policy (Chi et al., 2023,
+Training is DDPM (Ho et al., 2020, arXiv 2006.11239), running is DDIM (Song et al., 2020, arXiv 2010.02502) or
+DDPM, with the schedulers of diffusers; policy and recipe are those of Diffusion Policy (Chi et al., 2023,
 arXiv 2303.04137). Easy to get wrong: the first predicted action belongs to the *oldest* observation, not to
 now.
 """
@@ -17,13 +17,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import NetworkSpec
-from dp_ros.inference.sampler import SamplerSpec
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.unet1d import ConditionalUnet1d
 from dp_ros.task import TaskSpec
@@ -126,23 +127,78 @@ class DiffusionPolicy(nn.Module):
 
     @torch.inference_mode()
     def sample(
-        self, observation: Mapping[str, Tensor], noise: Tensor, num_inference_steps: int | None = None
+        self,
+        observation: Mapping[str, Tensor],
+        noise: Tensor,
+        num_inference_steps: int | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Draw actions (B, horizon, action_dim) in robot units by DDIM.
+        """Draw actions (B, horizon, action_dim) in robot units.
 
         Args:
             observation: {stream: (B, n_obs_steps, *shape)}, robot units.
             noise: standard normal (B, horizon, action_dim); it alone decides which actions are drawn.
             num_inference_steps: number of denoising steps; default as the sampler says.
+            prefix: actions (B, horizon, action_dim), robot units, that the draw goes on from, and their weights
+                (B, horizon) from 1 to 0 that never rise: 1 = fixed, between = pulled towards, 0 = free.
         """
-        ddim = ddim_scheduler(self.sampler)
-        ddim.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
+        scheduler = ddim_scheduler(self.sampler)
+        scheduler.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
+        steps = denoising_steps(self.sampler, num_inference_steps)
+        fresh = self._fresh_noise(noise, len(steps))
         condition = self.encode(observation)
         actions = noise
-        for step in ddim.timesteps:
-            prediction = self.unet(actions, step.expand(len(actions)), condition)
-            actions = ddim.step(prediction, step, actions).prev_sample
-        return self.normalizers["action"].unnormalize(actions)  # type: ignore[operator]
+        if prefix is None:
+            for k, step in enumerate(scheduler.timesteps):
+                prediction = self.unet(actions, step.expand(len(actions)), condition)
+                actions = _next(scheduler, prediction, step, actions, fresh, k)
+            return self.normalizers["action"].unnormalize(actions)  # type: ignore[operator]
+
+        wanted, weights = prefix
+        planned, known = self.normalize_prefix(wanted, weights)
+        for k, (step, coefficients) in enumerate(zip(scheduler.timesteps, steps, strict=True)):
+            actions = torch.where(known.unsqueeze(-1), planned, actions)
+            prediction = self.unet(actions, step.expand(len(actions)), condition, known)
+            led = planned * coefficients.towards + actions * coefficients.keep
+            if fresh is not None:
+                led = led + fresh[k] * coefficients.fresh
+            gain = guidance_gain(weights, coefficients.noise_share).unsqueeze(-1)
+            actions = _next(scheduler, prediction, step, actions, fresh, k) * (1.0 - gain) + led * gain
+        drawn = self.normalizers["action"].unnormalize(actions)  # type: ignore[operator]
+        return torch.where(weights.unsqueeze(-1) >= 1.0, wanted, drawn)
+
+    def normalize_prefix(self, prefix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Prefix (B, horizon, action_dim) in [-1, 1], and which of it (B, horizon) the network is given as known.
+
+        A network without a mask channel is given none; one with it no more than it was trained with, the rest of a
+        longer prefix is led by guidance.
+        """
+        longest = self.task.n_obs_steps - 1 + self.network.prefix_steps if self.network.prefix_steps else 0
+        trained = torch.arange(self.task.horizon) < longest
+        return self.normalizers["action"].normalize(prefix), (weights >= 1.0) & trained  # type: ignore[operator]
+
+    def _fresh_noise(self, noise: Tensor, n_steps: int) -> Tensor | None:
+        """Noise (n_steps, B, horizon, action_dim) that DDPM adds; None for DDIM."""
+        if self.sampler.method == "ddim":
+            return None
+        drawn = [step_noise(each, n_steps) for each in noise.numpy()]
+        return torch.from_numpy(np.stack(drawn, axis=1))
+
+
+def guidance_gain(weights: Tensor, noise_share: float | Tensor) -> Tensor:
+    """How far the estimate of the clean actions moves towards planned ones of these weights, 0 to 1.
+
+    Real-time chunking (arXiv 2506.07339) samples with pseudo-inverse guidance (PiGDM, Song et al., 2023): the
+    planned actions y are a measurement of the clean ones, and each step moves them by the gradient of the weighted
+    error |y - clean(x)|, which runs backwards through the network. This is the same posterior step with that
+    Jacobian replaced by the identity, so no gradient is needed and an ONNX graph can hold it: the clean action,
+    known from x with variance r2 = 1 - alpha_bar as in PiGDM, is measured as y with variance (1 - w) / w, and the
+    mean of both lies w r2 / (w r2 + 1 - w) of the way towards y. Weight 1 is an exact measurement: the row is y at
+    every noise level, which is replacement. A weight below 1 decides early, where noise is large, which way a chunk
+    goes, and leaves the last word to the network. What the identity loses is that other rows learn of y through the
+    next evaluation of the network only.
+    """
+    return weights * noise_share / (weights * noise_share + (1.0 - weights))
 
 
 def check_supported(task: TaskSpec) -> None:
@@ -160,6 +216,17 @@ def ddim_scheduler(sampler: SamplerSpec) -> Any:
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(**_scheduler_arguments(sampler), set_alpha_to_one=True, steps_offset=0)
+
+
+def _next(
+    scheduler: Any, prediction: Tensor, step: Tensor, actions: Tensor, fresh: Tensor | None, k: int
+) -> Tensor:
+    """Actions after denoising step number `k`. DDPM is DDIM with eta = 1 (arXiv 2010.02502, section 4.1)."""
+    if fresh is None:
+        return scheduler.step(prediction, step, actions).prev_sample  # type: ignore[no-any-return]
+    return scheduler.step(  # type: ignore[no-any-return]
+        prediction, step, actions, eta=1.0, use_clipped_model_output=True, variance_noise=fresh[k]
+    ).prev_sample
 
 
 @functools.cache

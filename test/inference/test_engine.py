@@ -130,7 +130,7 @@ def test_auto_takes_onnx_where_it_can_and_says_why(
     assert load_engine(exported).name == "onnx"
     assert "engine onnx: onnxruntime is installed" in caplog.text
     assert load_engine(exported, num_inference_steps=4).name == "torch"
-    assert "the graph has another number of DDIM steps than 4" in caplog.text
+    assert "the graph has another number of denoising steps than 4" in caplog.text
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)

@@ -15,7 +15,13 @@ from diffusers import DDIMScheduler  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.inference import export  # noqa: E402
 from dp_ros.inference.load import load_engine  # noqa: E402
-from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, load_manifest, write_manifest  # noqa: E402
+from dp_ros.inference.manifest import (  # noqa: E402
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    TensorSpec,
+    load_manifest,
+    write_manifest,
+)
 from dp_ros.inference.sampler import sampling_noise  # noqa: E402
 from test.policies.small import small_policy  # noqa: E402
 
@@ -43,7 +49,12 @@ def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, t
 @pytest.fixture
 def copied_graph(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports take the graph of small_policy() instead of making one, which takes seconds."""
-    monkeypatch.setattr(export, "write_graph", lambda _, path: shutil.copy(exported / ONNX_FILE, path))
+
+    def copy_graph(_: object, path: Path) -> dict[str, TensorSpec]:
+        shutil.copy(exported / ONNX_FILE, path)
+        return load_manifest(exported).inputs
+
+    monkeypatch.setattr(export, "write_graph", copy_graph)
 
 
 @pytest.mark.usefixtures("copied_graph")

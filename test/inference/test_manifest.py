@@ -91,15 +91,15 @@ def test_a_manifest_that_is_not_json_is_refused(model: Path, content: bytes) -> 
 
 
 def test_a_newer_schema_is_refused_with_what_to_do(model: Path) -> None:
-    edit(model, lambda data: data.update(schema_version=2, something_new=True))
-    with pytest.raises(ManifestError, match=r"schema_version 2 is newer than 1.*update dp_ros"):
+    edit(model, lambda data: data.update(schema_version=3, something_new=True))
+    with pytest.raises(ManifestError, match=r"schema_version 3 is newer than 2.*update dp_ros"):
         load_manifest(model)
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, True])
 def test_a_schema_version_that_is_none_is_refused(model: Path, version: object) -> None:
     edit(model, lambda data: data.update(schema_version=version))
-    with pytest.raises(ManifestError, match="schema_version: got .*, expected 1"):
+    with pytest.raises(ManifestError, match="schema_version: got .*, expected 1 to 2"):
         load_manifest(model)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dp_ros.inference.sampler import SamplerSpec, ddim_steps, sampling_noise, signal_shares
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, sampling_noise, signal_shares
 
 PINNED = [[-3.0019383430480957, -0.3803952634334564], [1.0992686748504639, -0.9002777934074402]]
 
@@ -40,7 +40,7 @@ def test_a_loop_over_the_coefficients_is_the_loop_of_diffusers(prediction: str, 
         steps_offset=0,
     )
     scheduler.set_timesteps(n)
-    steps = ddim_steps(SamplerSpec(prediction=prediction, clip_sample=clip), n)
+    steps = denoising_steps(SamplerSpec(prediction=prediction, clip_sample=clip), n)
     assert [step.level for step in steps] == scheduler.timesteps.tolist()
 
     rng = np.random.default_rng(0)
