@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             f"model {args.model}: its task {manifest.task['name']} is not one of the simulated robot"
         )
     for path in (args.json, args.figure):
-        _require_writable(path)
+        require_writable(path)
     console = Console()
     engine_name, results = _episodes(args, manifest, seeds)
     total = len(seeds) * args.repeats
@@ -186,7 +186,7 @@ def _record(folder: Path, manifest: Manifest, evaluation: Evaluation, facts: dic
     write_manifest(folder, manifest.model_copy(update={"scores": [*kept, score]}))
 
 
-def _require_writable(path: Path | None) -> None:
+def require_writable(path: Path | None) -> None:
     """Raise UserError before the work, not after it, if a result cannot be written."""
     if path is None:
         return
