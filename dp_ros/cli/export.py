@@ -1,7 +1,7 @@
-"""Make a model folder from a training run: manifest, ONNX graph, weights.
+"""Make a model folder from a training run, or from another model folder: manifest, ONNX graph, weights.
 
     dp-ros export runs/pusht models/pusht
-    dp-ros export runs/pusht models/pusht_ddpm --sampler ddpm
+    dp-ros export models/pusht models/pusht_ddpm --sampler ddpm
     dp-ros eval --model models/pusht --seeds 100000:100050 --repeats 3 --record
 
 The graph is compared with torch before anything is put in place.
@@ -11,27 +11,31 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
 
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import explain
+from dp_ros.inference.manifest import MANIFEST_FILE, Provenance, explain, load_manifest, utc_now
 from dp_ros.inference.sampler import SamplerSpec
+
+if TYPE_CHECKING:
+    from dp_ros.policies.diffusion import DiffusionPolicy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dp-ros export`."""
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="folder of a training run")
+    parser.add_argument(
+        "source", metavar="RUN", type=Path, help="folder of a training run, or of a model to export again"
+    )
     parser.add_argument(
         "model", metavar="MODEL", type=Path, help="model folder to write; its name is the model's"
     )
     parser.add_argument(
         "--checkpoint",
         choices=("best", "last"),
-        default="best",
-        help="weights of the best evaluation (default), or the last ones",
+        help="of a run: weights of the best evaluation (default), or the last ones",
     )
     parser.add_argument(
         "--sampler",
@@ -50,20 +54,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the model folder."""
     from dp_ros.inference.export import check_target, export_policy
-    from dp_ros.inference.manifest import Provenance, utc_now
+
+    check_target(args.model, args.force)
+    if (args.source / MANIFEST_FILE).is_file():
+        policy, origin = _from_model(args)
+    else:
+        policy, origin = _from_run(args)
+    manifest = export_policy(policy, args.model, force=args.force, **origin)
+    size = sum(spec.bytes for spec in manifest.files.values())
+    Console().print(
+        f"{args.model}: {manifest.model_id}, {size / 1e6:.1f} MB, {manifest.sampler.method} with "
+        f"{manifest.sampler.num_inference_steps} steps, prefix {manifest.prefix}; graph and torch agree",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _from_run(args: argparse.Namespace) -> tuple[DiffusionPolicy, dict[str, Any]]:
+    """The policy of a run, and what its manifest says of where it came from."""
     from dp_ros.policies.diffusion import DiffusionPolicy
     from dp_ros.training.checkpoint import load_weights
     from dp_ros.training.run_folder import BEST, LAST, open_run
 
-    check_target(args.model, args.force)
-    record = open_run(args.run_folder)
+    record = open_run(args.source)
     config = record.config
+    checkpoint: Literal["best", "last"] = args.checkpoint or "best"
     sampler = _sampler(config.sampler, args.sampler, args.num_inference_steps)
-    policy = DiffusionPolicy(record.task_spec(args.run_folder), record.statistics, config.network, sampler)
+    policy = DiffusionPolicy(record.task_spec(args.source), record.statistics, config.network, sampler)
     try:
-        progress = load_weights(args.run_folder / (BEST if args.checkpoint == "best" else LAST), policy)
+        progress = load_weights(args.source / (BEST if checkpoint == "best" else LAST), policy)
     except UserError as error:
-        other = "last" if args.checkpoint == "best" else "best"
+        other = "last" if checkpoint == "best" else "best"
         raise UserError(f"{error}; train on, or try --checkpoint {other}") from None
     provenance = Provenance(
         data_digest=record.data_digest,
@@ -73,20 +95,26 @@ def run(args: argparse.Namespace) -> int:
         steps=progress.step,
         samples=progress.step * config.training.batch_size,
         wall_time_s=round(progress.wall_time_s, 1),
-        checkpoint=args.checkpoint,
+        checkpoint=checkpoint,
         created=utc_now(),
         versions=record.versions,
         git_commit=record.git_commit,
     )
-    manifest = export_policy(policy, args.model, provenance=provenance, force=args.force)
-    size = sum(spec.bytes for spec in manifest.files.values())
-    Console().print(
-        f"{args.model}: {manifest.model_id}, {size / 1e6:.1f} MB, weights after {progress.step} steps; "
-        "graph and torch agree",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0
+    return policy, {"provenance": provenance}
+
+
+def _from_model(args: argparse.Namespace) -> tuple[DiffusionPolicy, dict[str, Any]]:
+    """The policy of a model folder; what is known of it stays true as long as the sampler does."""
+    from dp_ros.inference.torch import load_policy
+
+    if args.checkpoint is not None:
+        raise UserError(f"--checkpoint: {args.source} is a model and has no checkpoints; leave it out")
+    manifest = load_manifest(args.source)
+    sampler = _sampler(manifest.sampler, args.sampler, args.num_inference_steps)
+    origin: dict[str, Any] = {"provenance": manifest.provenance}
+    if sampler == manifest.sampler:
+        origin |= {"scores": manifest.scores, "execution": manifest.execution}
+    return load_policy(args.source, manifest, sampler), origin
 
 
 def _sampler(recipe: SamplerSpec, method: str | None, n_steps: int | None) -> SamplerSpec:

@@ -27,8 +27,10 @@ from dp_ros.inference.manifest import (
     ONNX_FILE,
     SCHEMA_VERSION,
     WEIGHTS_FILE,
+    ExecutionSpec,
     Manifest,
     Provenance,
+    ScoreSummary,
     TensorSpec,
     file_spec,
     write_manifest,
@@ -47,6 +49,8 @@ def export_policy(
     folder: str | Path,
     *,
     provenance: Provenance | None = None,
+    scores: Sequence[ScoreSummary] = (),
+    execution: ExecutionSpec | None = None,
     examples: Sequence[Mapping[str, NDArray[Any]]] = (),
     force: bool = False,
 ) -> Manifest:
@@ -54,7 +58,8 @@ def export_policy(
 
     Args:
         policy: the policy, in robot units on both sides. folder: where; written beside it first and renamed,
-        so it is whole or absent. provenance: where the weights come from. examples: observations {stream:
+        so it is whole or absent. provenance: where the weights come from. scores, execution: what an
+        earlier export of the same policy and sampler was found to do. examples: observations {stream:
         (n_obs_steps, *shape)} on which graph and torch are compared; made up from
             the normalisation where none are given.
         force: replace a model that is there.
@@ -84,6 +89,8 @@ def export_policy(
             sampler=policy.sampler,
             files={name: file_spec(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
             provenance=provenance,
+            scores=list(scores),
+            execution=execution,
         )
         write_manifest(draft, manifest)
         _check_agreement(policy, OnnxEngine(draft, manifest), examples or made_up_observations(policy, 8))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.manifest import WEIGHTS_FILE, Manifest, ManifestError, verify_file
+from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.diffusion import DiffusionPolicy
 from dp_ros.runtime.prefix import Prefix
 
@@ -48,13 +49,7 @@ class TorchEngine(CheckedEngine):
         Raises:
             ManifestError: if the file is not the exported one, or does not fit the network of the manifest.
         """
-        path = verify_file(folder, manifest, WEIGHTS_FILE)
-        task = manifest.task_spec(str(folder))
-        policy = DiffusionPolicy(task, manifest.normalization, manifest.network, manifest.sampler)
-        try:
-            policy.load_state_dict(load_file(path))
-        except (RuntimeError, SafetensorError) as error:
-            raise ManifestError(f"{path}: does not fit the network of the manifest: {error}") from error
+        policy = load_policy(folder, manifest)
         torch.set_num_threads(threads)
         return cls(policy, manifest, num_inference_steps)
 
@@ -67,3 +62,19 @@ class TorchEngine(CheckedEngine):
             given = torch.from_numpy(prefix.actions)[None], torch.from_numpy(prefix.weights)[None]
         actions = self._policy.sample(batch, torch.from_numpy(noise)[None], self._steps, given)
         return np.asarray(actions[0].numpy())
+
+
+def load_policy(folder: Path, manifest: Manifest, sampler: SamplerSpec | None = None) -> DiffusionPolicy:
+    """The policy of a model folder, with the manifest's sampler or another one.
+
+    Raises:
+        ManifestError: if the file is not the exported one, or does not fit the network of the manifest.
+    """
+    path = verify_file(folder, manifest, WEIGHTS_FILE)
+    task = manifest.task_spec(str(folder))
+    policy = DiffusionPolicy(task, manifest.normalization, manifest.network, sampler or manifest.sampler)
+    try:
+        policy.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ManifestError(f"{path}: does not fit the network of the manifest: {error}") from error
+    return policy

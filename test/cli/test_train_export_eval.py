@@ -54,6 +54,27 @@ def test_the_manifest_says_where_the_model_came_from(model: Path, run: Path) -> 
     assert manifest.network.widths == (8, 16)
 
 
+def test_a_model_is_exported_again_with_another_sampler(model: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(model), str(tmp_path / "ddpm"), "--sampler", "ddpm"]
+    assert main([*arguments, "--num-inference-steps", "3"]) == 0
+    old, new = load_manifest(model), load_manifest(tmp_path / "ddpm")
+    assert (new.sampler.method, new.sampler.num_inference_steps) == ("ddpm", 3)
+    assert new.provenance == old.provenance
+    assert new.files["weights.safetensors"] == old.files["weights.safetensors"]
+    assert new.scores == [], "what the other sampler scored says nothing of this one"
+
+
+def test_a_policy_trained_with_prefixes_says_so(data: Path, tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tmp_path / "model"
+    arguments = ["train", "--task", "pusht_state", "--data", str(data), "--out", str(run), *SMALL]
+    assert main([*arguments, "--steps", "2", "--prefix-steps", "5"]) == 0
+    assert main(["export", str(run), str(model), "--num-inference-steps", "2"]) == 0
+    manifest = load_manifest(model)
+    assert manifest.prefix == "trained"
+    assert manifest.network.prefix_steps == 5
+    assert manifest.sampler.num_inference_steps == 2
+
+
 def test_a_model_is_evaluated_into_json_figure_and_manifest(model: Path, tmp_path: Path) -> None:
     result, figure = tmp_path / "deep" / "eval.json", tmp_path / "eval.png"
     arguments = ["eval", "--model", str(model), "--seeds", "5:7", "--repeats", "2", "--json", str(result)]
@@ -100,6 +121,11 @@ def test_the_table_shows_every_seed(model: Path, capsys: pytest.CaptureFixture[s
         (["train", "--out", "{run}", "--resume", "--task", "pusht_image"], "was started for another task"),
         (["export", "{tmp}", "{tmp}/m"], "is not a training run (no run.json)"),
         (["export", "{run}", "{model}"], "is already there; give another name, or --force"),
+        (["export", "{model}", "{tmp}/m", "--checkpoint", "last"], "is a model and has no checkpoints"),
+        (
+            ["export", "{run}", "{tmp}/m", "--num-inference-steps", "101"],
+            "num_inference_steps 101 is more than train_steps 100",
+        ),
         (["eval", "--model", "{tmp}/none"], "is not there, expected a model folder"),
         (["eval", "--model", "{model}", "--seeds", "3:1"], "seeds: 3:1 is empty"),
         (["eval", "--model", "{model}", "--repeats", "0"], "--repeats: got 0"),

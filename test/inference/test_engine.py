@@ -16,6 +16,7 @@ from dp_ros.inference.engine import Engine, EngineError
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.manifest import ManifestError, file_spec
 from dp_ros.inference.sampler import sampling_noise
+from dp_ros.runtime.prefix import Prefix
 
 NOISE = sampling_noise(1, 0, (16, 2))
 
@@ -93,6 +94,78 @@ def test_observations_that_do_not_fit_are_named(engine: Engine, change: dict[str
 def test_noise_that_does_not_fit_is_refused(engine: Engine, noise: Any) -> None:
     with pytest.raises(EngineError, match=r"noise is .*expected finite float32 \(16, 2\)"):
         engine.sample(observation(), noise)
+
+
+def plan(n_known: int = 4, n_planned: int = 10) -> Prefix:
+    planned = np.linspace([100.0, 400.0], [300.0, 200.0], n_planned)
+    return Prefix.from_plan(planned, n_known=n_known, horizon=16)
+
+
+def test_a_plain_model_is_led_by_a_prefix(engine: Engine) -> None:
+    assert engine.prefix == "guided"
+    drawn = engine.sample(observation(), NOISE, plan())
+    assert np.array_equal(drawn[:4], plan().actions[:4]), "what is known comes out as it went in"
+    assert not np.array_equal(drawn[4:], engine.sample(observation(), NOISE)[4:])
+    nothing = Prefix(plan().actions, np.zeros(16, np.float32))
+    assert np.array_equal(engine.sample(observation(), NOISE, nothing), engine.sample(observation(), NOISE))
+
+
+def test_both_engines_give_the_same_actions_with_a_prefix(exported: Path) -> None:
+    onnx, torch = load_engine(exported, "onnx"), load_engine(exported, "torch")
+    for seed in range(20):
+        noise, prefix = sampling_noise(seed, 0, (16, 2)), plan(seed % 10)
+        difference = onnx.sample(observation(seed), noise, prefix)
+        difference -= torch.sample(observation(seed), noise, prefix)
+        assert np.abs(difference).max() / 500 < 1e-4
+
+
+RISING = np.linspace(0, 1, 16, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Prefix(plan().actions[:8], plan().weights), r"prefix actions are float32 \(8, 2\), expected"),
+        (Prefix(np.full((16, 2), np.nan, np.float32), plan().weights), "expected finite float32"),
+        (Prefix(plan().actions, plan().weights[:8]), "prefix weights are .*expected 16 numbers"),
+        (Prefix(plan().actions, plan().weights * 1.5), "from 1 to 0 that never rise"),
+        (Prefix(plan().actions, plan().weights * np.nan), "from 1 to 0 that never rise"),
+        (Prefix(plan().actions, RISING), "from 1 to 0 that never rise"),
+    ],
+)
+def test_a_prefix_that_does_not_fit_is_refused(engine: Engine, wrong: Prefix, message: str) -> None:
+    with pytest.raises(EngineError, match=f"model small-.*: .*{message}"):
+        engine.sample(observation(), NOISE, wrong)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_a_model_that_was_exported_without_a_prefix_says_so(model: Path, name: str) -> None:
+    import onnx
+
+    expected = load_engine(model, name).sample(observation(), NOISE)
+    graph = onnx.load(model / "policy.onnx")
+    keep = [value for value in graph.graph.input if not value.name.startswith("prefix")]
+    del graph.graph.input[:]
+    graph.graph.input.extend(keep)  # their zeros are constants now
+    onnx.save(graph, model / "policy.onnx")
+    rehash(model, "policy.onnx")
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["schema_version"] = 1
+    manifest["inputs"] = {
+        key: {"shape": spec["shape"], "dtype": spec["dtype"]}
+        for key, spec in manifest["inputs"].items()
+        if not key.startswith("prefix")
+    }
+    for section, key in (("network", "prefix_steps"), ("sampler", "method")):
+        del manifest[section][key]
+    del manifest["execution"]
+    (model / "manifest.json").write_text(json.dumps(manifest))
+
+    engine = load_engine(model, name)
+    assert engine.prefix == "none"
+    assert np.array_equal(engine.sample(observation(), NOISE), expected)
+    with pytest.raises(EngineError, match="takes no prefix; export it again"):
+        engine.sample(observation(), NOISE, plan())
 
 
 def test_actions_that_are_not_finite_never_leave_the_engine(model: Path) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ from dp_ros.inference.manifest import (  # noqa: E402
     write_manifest,
 )
 from dp_ros.inference.sampler import sampling_noise  # noqa: E402
-from test.policies.small import small_policy  # noqa: E402
+from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
+from dp_ros.runtime.prefix import Prefix  # noqa: E402
+from test.policies.small import prefix_policy, small_policy  # noqa: E402
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
@@ -44,6 +48,32 @@ def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, t
                 x = scheduler.step(policy.unet(x, step[None], condition), step, x).prev_sample
             expected = policy.normalizers["action"].unnormalize(x)[0].numpy()
         assert np.abs(engine.sample(observation, noise) - expected).max() / 500 < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("make", "sampler", "kind"),
+    [
+        (prefix_policy, {}, "trained"),
+        (prefix_policy, {"method": "ddpm", "num_inference_steps": 12}, "trained"),
+        (small_policy, {"method": "ddpm", "num_inference_steps": 25, "prediction": "sample"}, "guided"),
+    ],
+)
+def test_every_sampler_and_network_is_exported_as_it_is(
+    make: Callable[..., DiffusionPolicy], sampler: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    policy = make(seed=4, **sampler)
+    export.export_policy(policy, tmp_path / "model")
+    onnx, torch_ = (load_engine(tmp_path / "model", name) for name in ("onnx", "torch"))
+    assert onnx.prefix == torch_.prefix == kind
+    rng = np.random.default_rng(0)
+    for k, observation in enumerate(export.made_up_observations(policy, 12)):
+        noise = sampling_noise(k, 0, (16, 2))
+        prefix = Prefix.from_plan(rng.uniform(20, 480, (13, 2)), n_known=k, horizon=16) if k else None
+        drawn = onnx.sample(observation, noise, prefix)
+        assert np.abs(drawn - torch_.sample(observation, noise, prefix)).max() / 500 < 1e-4
+        assert np.array_equal(drawn, onnx.sample(observation, noise, prefix))
+        if prefix:
+            assert np.array_equal(drawn[:k], prefix.actions[:k])
 
 
 @pytest.fixture

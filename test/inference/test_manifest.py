@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from dp_ros.inference.manifest import ManifestError, ScoreSummary, load_manifest, write_manifest
+from dp_ros.inference.manifest import (
+    ExecutionSpec,
+    ManifestError,
+    ScoreSummary,
+    load_manifest,
+    write_manifest,
+)
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -27,6 +33,9 @@ def test_a_manifest_says_what_the_model_is(exported: Path) -> None:
     assert manifest.inputs["noise"].shape == manifest.outputs["action"].shape == (1, 16, 2)
     assert set(manifest.files) == {"policy.onnx", "weights.safetensors"}
     assert manifest.model_id.startswith("small-")
+    assert manifest.prefix == "guided"
+    assert [key for key, spec in manifest.inputs.items() if spec.optional] == ["prefix", "prefix_weights"]
+    assert manifest.execution is None
 
 
 def test_there_is_no_pickle_in_a_model_folder(exported: Path) -> None:
@@ -109,6 +118,10 @@ def test_a_schema_version_that_is_none_is_refused(model: Path, version: object) 
         (lambda d: d.pop("sampler"), "sampler: is missing"),
         (lambda d: d.update(colour="red"), "colour: unknown key"),
         (lambda d: d["sampler"].update(prediction="noise"), "sampler.prediction: got 'noise', should be"),
+        (lambda d: d["execution"].update(mode="fast"), "execution.mode: got 'fast', should be"),
+        (lambda d: d["execution"].update(infer_every=-1), "execution.infer_every: got -1"),
+        (lambda d: d["execution"].update(delay=1), "execution.delay: unknown key"),
+        (lambda d: d["inputs"].pop("prefix"), "execution.mode rtc needs a model that takes a prefix"),
         (lambda d: d["network"].update(widths=[]), r"network.widths: got \[\]"),
         (lambda d: d["task"].update(rate_hz=-1), "task: rate_hz: got -1"),
         (
@@ -118,6 +131,8 @@ def test_a_schema_version_that_is_none_is_refused(model: Path, version: object) 
     ],
 )
 def test_a_wrong_entry_is_named(model: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    edit(model, lambda data: data.update(execution={"mode": "rtc", "infer_every": 0}))
+    assert load_manifest(model).execution == ExecutionSpec(mode="rtc", infer_every=0)
     edit(model, change)
     with pytest.raises(ManifestError, match=message):
         load_manifest(model)

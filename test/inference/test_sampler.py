@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dp_ros.inference.sampler import SamplerSpec, denoising_steps, sampling_noise, signal_shares
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, sampling_noise, signal_shares, step_noise
 
 PINNED = [[-3.0019383430480957, -0.3803952634334564], [1.0992686748504639, -0.9002777934074402]]
+PINNED_STEP = [1.7102687358856201, -0.9426621198654175]
 
 
 def test_the_schedule_ends_almost_without_signal() -> None:
@@ -58,6 +59,64 @@ def test_a_loop_over_the_coefficients_is_the_loop_of_diffusers(prediction: str, 
         x = expected.numpy()
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+@pytest.mark.parametrize("n", [1, 7, 100])
+@pytest.mark.parametrize("clip", [True, False])
+def test_ddpm_is_that_of_diffusers(
+    prediction: str, n: int, clip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
+    scheduler = module.DDPMScheduler(
+        num_train_timesteps=100,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction,
+        clip_sample=clip,
+    )
+    scheduler.set_timesteps(n)
+    sampler = SamplerSpec(prediction=prediction, clip_sample=clip, method="ddpm", num_inference_steps=n)
+    steps = denoising_steps(sampler)
+    assert [step.level for step in steps] == scheduler.timesteps.tolist()
+    assert steps[-1].fresh == 0.0
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((16, 2))
+    for step in steps:
+        p = 0.5 * x + 0.1 * rng.standard_normal((16, 2))  # stands for the network
+        z = rng.standard_normal((16, 2))
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, z=z, **__: torch.from_numpy(z))
+        expected = scheduler.step(torch.from_numpy(p), step.level, torch.from_numpy(x)).prev_sample
+        clean = x * step.clean_x + p * step.clean_p
+        if clip:
+            clean = clean.clip(-1, 1)
+        x = clean * step.towards + x * step.keep + z * step.fresh
+        np.testing.assert_allclose(x, expected.numpy(), rtol=1e-3, atol=1e-4)
+        x = expected.numpy()
+
+
+@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+def test_a_step_that_is_right_about_the_clean_sample_leads_towards_it(method: str) -> None:
+    """`towards` and `keep` are the step of a network that predicts the clean sample."""
+    for step in denoising_steps(SamplerSpec(prediction="sample", method=method)):
+        x, clean = 0.3, -0.6
+        noise = x * step.noise_x + clean * step.noise_p
+        direct = clean * step.next_clean + noise * step.next_noise
+        assert clean * step.towards + x * step.keep == pytest.approx(direct, abs=1e-12)
+    assert (step.towards, step.keep) == (1.0, 0.0)
+
+
+def test_noise_of_the_steps_is_decided_by_the_first_noise_alone() -> None:
+    first = sampling_noise(100000000, 1, (16, 2))
+    noise = step_noise(first, 100)
+    assert noise.shape == (100, 16, 2)
+    assert noise.dtype == np.float32
+    assert noise[0, 0].tolist() == PINNED_STEP, "these numbers must never change"
+    assert np.array_equal(noise[:10], step_noise(first, 10))
+    assert not np.array_equal(noise, step_noise(sampling_noise(100000000, 2, (16, 2)), 100))
+    assert abs(noise.mean()) < 0.05
+    assert abs(noise.std() - 1) < 0.05
+
+
 def test_noise_depends_on_seed_and_step_and_on_nothing_else() -> None:
     noise = sampling_noise(5, 8, (16, 2))
     assert noise.dtype == np.float32
@@ -85,6 +144,7 @@ def test_noise_is_standard_normal() -> None:
         {"num_inference_steps": 101},
         {"prediction": "noise"},
         {"beta_schedule": "x"},
+        {"method": "ddpp"},
     ],
 )
 def test_a_sampler_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
