@@ -19,6 +19,7 @@ from dp_ros.errors import UserError
 #: Verb and what it does; the code is in `dp_ros.cli.<verb>`.
 VERBS: dict[str, str] = {
     "task": "check a task file and show what it says",
+    "calibrate": "estimate latencies of streams and of the robot from a recorded motion",
     "collect": "record demonstrations of the scripted expert",
     "train": "train a diffusion policy on recorded episodes",
     "export": "make a model folder (ONNX, safetensors, manifest) from a training run",
