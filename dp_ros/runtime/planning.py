@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dp_ros.runtime.limiter import MotionLimiter
 from dp_ros.runtime.limits import MotionLimits
 from dp_ros.runtime.spline import MotionState, QuinticPath, through_waypoints
 from dp_ros.task import ActionSpec
@@ -33,8 +34,8 @@ class Approach:
     Attributes:
         path: from the seam on, ends at rest.
         chunk_state: of the chunk's own motion at the seam, which an outright splice would jump to.
-        blend_s: time over which the offset between the two decays.
-        limited: whether limits keep the path from the chunk's own motion beyond that blend.
+        blend_s: time over which the offset between the two decays; the whole path's where it is limited.
+        limited: whether no blend keeps the limits, so that the chunk is followed as closely as they allow.
     """
 
     path: QuinticPath
@@ -51,6 +52,7 @@ class Planner:
     """
 
     def __init__(self, action: ActionSpec) -> None:
+        self._action = action
         self._limits = MotionLimits.of(action)
         self._returns_to_zero = action.is_velocity
         moving = np.ones(action.command_dim, dtype=bool)
@@ -70,7 +72,8 @@ class Planner:
         """
         times = np.asarray(times_ns, dtype=np.int64)
         step_ns = int(times[1] - times[0]) if len(times) > 1 else 0
-        limits = self._limits.planning(max(step_ns / 5e9, TICK_S))
+        tick_s = max(step_ns / 5e9, TICK_S)
+        limits = self._limits.planning(tick_s)
         own = through_waypoints(times, waypoints)
         own = own.then(self._settle(own.knot(-1), own.end_ns, limits)).cut(seam_ns, None)
         begin = own.knot(0)
@@ -79,14 +82,18 @@ class Planner:
             start.velocity - begin.velocity,
             start.acceleration - begin.acceleration,
         )
-        if not any(part.any() for part in offset) and limits.hold(own.bounds(), self.moving):
+        limiter = MotionLimiter(self._action, limits)
+        if not any(part.any() for part in offset) and self._keeps(limiter, own):
             return Approach(own, begin, 0.0, False)
-        path, blend_s = own, 0.0
         for end_ns in own.times_ns[own.times_ns >= seam_ns + max(step_ns, 1)].tolist():
-            path, blend_s = _blended(own, offset, end_ns), (end_ns - seam_ns) / 1e9
-            if limits.hold(path.bounds(), self.moving):
-                return Approach(path, begin, blend_s, False)
-        return Approach(path, begin, blend_s, True)
+            path = _blended(own, offset, end_ns)
+            if self._keeps(limiter, path):
+                return Approach(path, begin, (end_ns - seam_ns) / 1e9, False)
+        path, _ = limiter.follow(own, start, round(tick_s * 1e9))
+        return Approach(path, begin, (path.end_ns - seam_ns) / 1e9, True)
+
+    def _keeps(self, limiter: MotionLimiter, path: QuinticPath) -> bool:
+        return limiter.limits.hold(path.bounds(), self.moving) and limiter.clear(path)
 
     def brake(self, path: QuinticPath, now_ns: int) -> QuinticPath:
         """The shortest stop from `now_ns` on, along the path where limits let it; for velocities, to zero.

@@ -196,14 +196,7 @@ class QuinticPath:
         if not len(self._spans_s):
             zero = np.zeros(self.positions.shape[1])
             return Bounds(self.positions[0], self.positions[0], zero, zero, zero)
-        span = self._spans_s[:, None, None]
-        scaled = self._coefficients * span ** np.arange(6)[None, :, None]  # powers of u = t / span
-        hulls = []
-        factors = np.ones(6)
-        for order in range(4):
-            hulls.append(_bernstein_halves(6 - order) @ (scaled[:, order:] * factors[:, None]) / span**order)
-            factors = factors[1:] * np.arange(1, len(factors)) if order < 3 else factors
-        position, velocity, acceleration, jerk = hulls
+        position, velocity, acceleration, jerk = (self._hull(order) for order in range(4))
         return Bounds(
             position.min(axis=(0, 1)),
             position.max(axis=(0, 1)),
@@ -211,6 +204,22 @@ class QuinticPath:
             np.abs(acceleration).max(axis=(0, 1)),
             np.abs(jerk).max(axis=(0, 1)),
         )
+
+    def ranges(self) -> tuple[Floats, Floats]:
+        """Lowest and highest positions of each piece, (n, dim) each: never less than the true ones."""
+        if not len(self._spans_s):
+            return self.positions, self.positions
+        hull = self._hull(0)
+        return hull.min(axis=1), hull.max(axis=1)
+
+    def _hull(self, order: int) -> Floats:
+        """Bernstein coefficients of a derivative on both halves of each piece, (n, 2 * (6 - order), dim)."""
+        span = self._spans_s[:, None, None]
+        powers = np.arange(6)
+        factors = np.prod([powers - k for k in range(order)], axis=0) if order else np.ones(6)
+        scaled = self._coefficients * (span ** (powers - order)[None, :, None]) * factors[None, :, None]
+        hull: Floats = _bernstein_halves(6 - order) @ scaled[:, order:]
+        return hull
 
 
 def quintic(
@@ -269,7 +278,7 @@ def _spline_operators(n: int) -> tuple[Floats, Floats]:
         system[end] = 0.0
         system[end, end] = 1.0
         second_difference[end] = 0.0
-    acceleration: Floats = np.linalg.solve(system, second_difference)
+    acceleration: Floats = np.asarray(np.linalg.solve(system, second_difference), dtype=np.float64)
     velocity = np.zeros((n, n))
     step = np.diff(np.eye(n), axis=0)
     velocity[:-1] = step - (2 * acceleration[:-1] + acceleration[1:]) / 6
