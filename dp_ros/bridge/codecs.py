@@ -18,6 +18,8 @@ from sensor_msgs.msg import Image
 from dp_ros.bridge.clock import to_ns, to_stamp
 from dp_ros.bridge.images import ImageProblem, decode_compressed, decode_image, resize_image
 from dp_ros.errors import UserError
+from dp_ros.runtime import rotation
+from dp_ros.runtime.alignment import orientation_fields, with_positive_w
 from dp_ros.sim.trajectory_controller import Trajectory
 from dp_ros.task import ObservationSpec
 
@@ -84,12 +86,35 @@ def _decode_inner(attribute: str) -> Decoder:
     return decode_fields
 
 
+def _decode_pose(message: Any, spec: ObservationSpec) -> Array:
+    """A pose, its orientation normalised, with w >= 0, in the representation that the policy sees."""
+    values = np.array([_member(message.pose, field) for field in spec.fields])
+    return _orient(values, spec)
+
+
+def _orient(values: npt.NDArray[np.float64], spec: ObservationSpec) -> Array:
+    width = len(spec.fields)
+    given = orientation_fields(spec)
+    if not given:
+        return values.astype(np.float32)
+    try:
+        rows = values.reshape(-1, width)
+        quaternions = with_positive_w(rotation.normalize(rows[:, given]))
+    except rotation.BadRotation as problem:
+        raise CodecProblem(f"{spec.topic}: {problem}") from None
+    if spec.is_pose and spec.rotation != "quaternion":
+        turned = rotation.from_quaternion(quaternions[0], spec.rotation)
+        return np.concatenate([values[:3], turned]).astype(np.float32)
+    rows[:, given] = quaternions
+    return rows.reshape(-1).astype(np.float32)
+
+
 def _decode_pose_array(message: Any, spec: ObservationSpec) -> Array:
     values = [_member(pose, field) for pose in message.poses for field in spec.fields]
     if len(values) != spec.dim:
         expected = spec.dim // len(spec.fields)
         raise CodecProblem(f"{spec.topic} has {len(message.poses)} poses, the task says {expected}")
-    return np.array(values, dtype=np.float32)
+    return _orient(np.array(values), spec)
 
 
 def _decode_image(message: Any, spec: ObservationSpec) -> Array:
@@ -120,7 +145,7 @@ _DECODERS: dict[str, Decoder] = {
     "sensor_msgs/msg/Image": _decode_image,
     "sensor_msgs/msg/CompressedImage": _decode_compressed,
     "sensor_msgs/msg/JointState": _decode_joint_state,
-    "geometry_msgs/msg/PoseStamped": _decode_inner("pose"),
+    "geometry_msgs/msg/PoseStamped": _decode_pose,
     "geometry_msgs/msg/PoseArray": _decode_pose_array,
     "geometry_msgs/msg/PointStamped": _decode_inner("point"),
     "geometry_msgs/msg/TwistStamped": _decode_inner("twist"),

@@ -9,10 +9,16 @@ from __future__ import annotations
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 
-def observation_qos(*, lockstep: bool) -> QoSProfile:
-    """For subscriptions to sensors: best effort matches every driver; lockstep must not lose a sample."""
+def observation_qos(*, lockstep: bool, picture: bool = True) -> QoSProfile:
+    """For subscriptions to sensors: best effort matches every driver; lockstep must not lose a sample.
+
+    Args:
+        lockstep: whether simulated time waits for this subscription.
+        picture: whether samples are large. Of others a second at 500 Hz may wait while the node is busy.
+    """
     reliability = ReliabilityPolicy.RELIABLE if lockstep else ReliabilityPolicy.BEST_EFFORT
-    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=reliability)
+    depth = 10 if picture else 500
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability)
 
 
 def reliable_qos(depth: int = 10) -> QoSProfile:

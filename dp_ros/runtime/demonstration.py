@@ -19,6 +19,8 @@ from dp_ros.runtime.observation import ObservationBuffer
 from dp_ros.task import TaskSpec
 
 _KEPT_COMMANDS = 512
+#: Rows may be asked for this much later than windows: while slow streams catch up after a hold-up.
+_HISTORY_S = 1.0
 
 
 class CommandGapError(RuntimeError):
@@ -108,7 +110,7 @@ class DemonstrationRows:
 
     def __init__(self, task: TaskSpec, hold_ns: int) -> None:
         self._task = task
-        self.buffer = ObservationBuffer(task)
+        self.buffer = ObservationBuffer(task, history_s=_HISTORY_S)
         self.commands = CommandTrack(task.action.names, hold_ns)
         self.begin()
 
@@ -125,7 +127,7 @@ class DemonstrationRows:
             Every stream of the task, `action`, and `timestamp` in seconds since the first row.
 
         Raises:
-            ObservationProblem: if a stream is missing or too old at `time_ns`.
+            ObservationProblem: if a stream is missing or too old at `time_ns`, or frozen.
             CommandGapError: if the operator commands again after a pause.
         """
         action = self.commands.at(time_ns)
@@ -136,6 +138,7 @@ class DemonstrationRows:
         if self._stopped_ns is not None:
             pause_s = (time_ns - self._stopped_ns) / 1e9
             raise CommandGapError(f"nothing was commanded on {self._task.action.topic} for {pause_s:.2f} s")
+        self.buffer.check_changing()
         row: dict[str, Any] = {key: self.buffer.sample(key, time_ns) for key in self._task.observations}
         if self.first_ns is None:
             self.first_ns = time_ns
