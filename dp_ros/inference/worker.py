@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dp_ros.inference.engine import Engine
 from dp_ros.inference.sampler import sampling_noise
-from dp_ros.runtime.controller import InferenceRequest
+from dp_ros.runtime.execution import InferenceRequest
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ class InferenceResult:
 def sample_request(engine: Engine, request: InferenceRequest) -> npt.NDArray[np.float32]:
     """Actions (horizon, dim) for a request, with the noise that its seed and step stand for."""
     shape = (engine.task.horizon, engine.task.action.dim)
-    return engine.sample(request.window.observations, sampling_noise(request.seed, request.step, shape))
+    noise = sampling_noise(request.seed, request.step, shape)
+    if request.prefix is None:
+        return engine.sample(request.window.observations, noise)
+    return engine.sample(request.window.observations, noise, request.prefix)
 
 
 class InferenceWorker:

@@ -13,13 +13,12 @@ from typing import Any
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.action import RunPolicy
 from dp_ros.bridge.clock import to_ns, to_stamp
 from dp_ros.bridge.codecs import CodecProblem, decode, message_class
 from dp_ros.bridge.lockstep import LockstepParticipant
-from dp_ros.bridge.outputs import encode_chunk, encode_trajectory
+from dp_ros.bridge.outputs import TrajectoryOutput, encode_chunk, make_output
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import observation_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
@@ -31,6 +30,9 @@ from dp_ros.msg import PolicyStatus
 from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import INFERENCE_FAILED, Controller, Stop
 from dp_ros.runtime.observation import BadObservation, ObservationProblem
+from dp_ros.runtime.outlet import outright
+from dp_ros.runtime.spline import TrajectoryPoints
+from dp_ros.runtime.supervisor import SafetyOptions
 from dp_ros.task import load_task
 
 #: Period of the watch that works also when simulated time stands still, wall time.
@@ -139,13 +141,13 @@ class PolicyNode(LifecycleNode):
             self._task,
             immediate=self._lockstep,
             margin_s=self._value("margin_s"),
-            stale_grace_s=self._value("stale_grace_s"),
+            safety=SafetyOptions(stale_grace_s=self._value("stale_grace_s")),
         )
         self._classes = {key: message_class(spec.type) for key, spec in self._task.observations.items()}
         self.get_logger().info(f"model {self._model_id}, task {self._task.name}, engine {self._engine.name}")
 
     def _connect(self) -> None:
-        self._trajectory_pub = self.create_publisher(JointTrajectory, self._task.action.topic, reliable_qos())
+        self._output = make_output(self, self._task.action)
         self._chunk_pub = self.create_publisher(ActionChunkMsg, "~/action_chunk", reliable_qos())
         self._status_pub = self.create_publisher(PolicyStatus, "~/status", reliable_qos())
         self._problem: ObservationProblem | None = None
@@ -193,7 +195,8 @@ class PolicyNode(LifecycleNode):
         for subscription in self._subscriptions_held:
             self.destroy_subscription(subscription)
         self.destroy_guard_condition(self._guard)
-        for publisher in (self._trajectory_pub, self._chunk_pub, self._status_pub):
+        self._output.destroy()
+        for publisher in (self._chunk_pub, self._status_pub):
             self.destroy_publisher(publisher)
         del self._engine, self._worker, self._controller
 
@@ -231,9 +234,8 @@ class PolicyNode(LifecycleNode):
         counts = self._controller.counts
         self._controller.stop()
         now_ns = self._now()
-        brake = self._controller.brake(now_ns)
-        if brake is not None:
-            self._trajectory_pub.publish(encode_trajectory(brake, self._task.action.names, stamp_ns=now_ns))
+        if self._controller.brake(now_ns) is not None:
+            self._publish_motion(self._controller.outlet.trajectory(now_ns))
         self._result.reason, self._result.message = stop.reason, stop.message
         self._result.inferences, self._result.late_steps = counts.inferences, counts.late_steps
         self._result.duration_s = self._controller.elapsed_s(now_ns)
@@ -300,6 +302,8 @@ class PolicyNode(LifecycleNode):
         self._problem = tick.problem
         if tick.problem is not None:
             self.get_logger().warning(f"no inference: {tick.problem}", throttle_duration_sec=2.0)
+        if tick.braked:
+            self._publish_motion(self._controller.outlet.trajectory(now_ns))
         if tick.stop is not None:
             self._finish(tick.stop)
         if tick.request is not None:
@@ -328,7 +332,8 @@ class PolicyNode(LifecycleNode):
             self._finish(chunk)
         if not isinstance(chunk, ActionChunk):
             return 0
-        self._trajectory_pub.publish(encode_trajectory(chunk, self._task.action.names))
+        motion = outright(chunk) if self._lockstep else self._controller.outlet.trajectory(self._now())
+        self._publish_motion(motion)
         self._chunk_pub.publish(encode_chunk(chunk, self._task.action.names, self._model_id))
         return chunk.start_ns
 
@@ -363,6 +368,11 @@ class PolicyNode(LifecycleNode):
         return Stop(RunPolicy.Result.STREAM_STALE, f"nothing new {waited} on {topics}")
 
     # --- publishing -------------------------------------------------------------------------------------
+
+    def _publish_motion(self, points: TrajectoryPoints | None) -> None:
+        if points is not None:
+            assert isinstance(self._output, TrajectoryOutput)
+            self._output.publish(points)
 
     def _publish_status(self) -> None:
         state = "idle" if self._goal is None else "waiting" if self._problem is not None else "running"

@@ -1,15 +1,17 @@
-"""The closed loop, one tick at a time: observe, decide whether to infer, gate, schedule.
+"""The closed loop, one tick at a time: observe, decide whether to infer, supervise, schedule.
 
 ```
- observations   o─────o                     n_obs_steps, the newest at t predicted      a0 a1 a2 a3 a4 … a15
- horizon, from the oldest observation on executed          a1 a2 … a8               n_action_steps from t on
- (plus those that bridge the next inference) next inference            ▲                at t + (n_action_steps
- - lead) * dt
+ observations   o─────o                         n_obs_steps, the newest at t
+ predicted      a0 a1 a2 a3 a4 a5 … a15         horizon, from the oldest observation on
+ meant for         t  +1 +2 +3 +4 …             late ones are dropped, never shifted
+ running        ───────────────┤ seam           what is committed while the inference runs
+ new chunk                     a4 a5 … a15      joins there; the next inference is due infer_every steps after t
 ```
 
 Pure: time comes in, requests and chunks come out, and the caller runs the model (in a worker thread on a
-robot, in place in an evaluation). Easy to get wrong: a tick may come while an inference is under way, and its
-result may arrive after the run it belongs to has ended; `accept` ignores such a result.
+robot, in place in an evaluation). `setpoint` may be asked from another thread, everything else from one. Easy to
+get wrong: a tick may come while an inference is under way, and its result may arrive after the run it belongs to
+has ended; `accept` ignores such a result.
 """
 
 from __future__ import annotations
@@ -21,30 +23,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from dp_ros.runtime.action_space import ActionSpace
 from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.ensemble import TemporalEnsemble
+from dp_ros.runtime.execution import Execution, InferenceRequest, eased, plan_prefix
 from dp_ros.runtime.observation import ObservationBuffer, ObservationProblem, Window
+from dp_ros.runtime.outlet import Outlet
 from dp_ros.runtime.safety import BadAction, LimitGate
+from dp_ros.runtime.supervisor import (
+    BAD_OBSERVATION,
+    INFERENCE_FAILED,
+    INFERENCE_OVERDUE,
+    STREAM_STALE,
+    TRACKING_ERROR,
+    Reaction,
+    SafetyOptions,
+    Supervisor,
+    Verdict,
+)
+from dp_ros.runtime.tracking import difference, measured_state, tracking_problem
 from dp_ros.task import TaskSpec
 
+Floats = npt.NDArray[np.float64]
 TIME_LIMIT = "TIME_LIMIT"
-INFERENCE_FAILED = "INFERENCE_FAILED"
-
-
-@dataclass(frozen=True)
-class InferenceRequest:
-    """What to sample: the noise is drawn from (`seed`, `step`), so a run can be repeated exactly.
-
-    Attributes:
-        run: number of the run that asks.
-        window: the observations.
-        seed: of the run.
-        step: grid steps between the run's first observation and this one.
-    """
-
-    run: int
-    window: Window
-    seed: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,15 @@ class Tick:
         request: an inference to run, if one is due.
         stop: why the run ended, if it did.
         problem: why no inference can be made at the moment, if so.
+        verdict: what the supervisor asks for.
+        braked: whether what is commanded has just been cut short by a brake.
     """
 
     request: InferenceRequest | None = None
     stop: Stop | None = None
     problem: ObservationProblem | None = None
+    verdict: Verdict = Verdict()
+    braked: bool = False
 
 
 @dataclass
@@ -84,26 +89,49 @@ class Controller:
 
     Args:
         task: rates, horizon, limits.
-        immediate: True where time stands still during inference (lockstep, evaluation): nothing is ever late
-            and inference need not run ahead. False on a robot.
+        immediate: True where time stands still during inference (lockstep, evaluation): nothing is ever late,
+            inference need not run ahead, and chunks are executed outright. False on a robot.
         margin_s: an action due sooner than this when its chunk is ready counts as late.
-        stale_grace_s: how long observations may be missing or stale before the run is ended.
+        execution: how chunks follow one another.
+        safety: of the supervisor.
     """
 
     def __init__(
-        self, task: TaskSpec, *, immediate: bool, margin_s: float = 0.01, stale_grace_s: float = 1.0
+        self,
+        task: TaskSpec,
+        *,
+        immediate: bool,
+        margin_s: float = 0.01,
+        execution: Execution | None = None,
+        safety: SafetyOptions | None = None,
     ) -> None:
-        self._task = task
-        self._immediate = immediate
+        self._task, self._immediate = task, immediate
         self._margin_ns = 0 if immediate else round(margin_s * 1e9)
-        self._grace_ns = round(stale_grace_s * 1e9)
+        self.execution = execution or Execution()
+        self.supervisor = Supervisor(safety)
         self._gate = LimitGate(task.action, task.dt_ns / 1e9)
+        self._space = ActionSpace(task)
+        self._ensemble = TemporalEnsemble(task.action, self.execution.ensemble_decay)
         self._recent_inference_ns: deque[int] = deque(maxlen=8)
+        # Where the data says where the robot was, a command leaves early by the time that it takes to get there.
+        early_s = task.action.latency_s if task.action.demonstrated == "motion" else 0.0
+        self._early_ns = round(early_s * 1e9)
+        self._first = task.n_obs_steps - 1
+        self._available = task.horizon - self._first
+        every = self.execution.infer_every
+        self._every = task.n_action_steps if every is None else every
+        # In lockstep no more is scheduled than is executed; on a robot the rest bridges a late inference.
+        outright = immediate and self.execution.mode == "replace"
+        self._executed = max(task.n_action_steps, self._every) if outright else self._available
         self._runs = 0
+        self._anchor: Floats | None = None
         self.buffer = ObservationBuffer(task)
-        self.schedule = ChunkSchedule()
+        self.schedule = ChunkSchedule(task.action, smooth=not immediate)
+        self.outlet = Outlet(task.action, self.schedule)
         self.counts = RunCounts()
         self.running = False
+
+    # --- runs -------------------------------------------------------------------------------------------
 
     def start(self, now_ns: int, *, seed: int, time_limit_s: float) -> None:
         """Begin a run at `now_ns`; it ends by itself after `time_limit_s`."""
@@ -112,17 +140,63 @@ class Controller:
         self._limit_ns = round(time_limit_s * 1e9)
         self._seed = seed
         self._first_observation_ns: int | None = None
-        self._last_observation_ns: int | None = None
-        self._wait_steps = 0
-        self._in_flight = False
-        self._last_good_ns = now_ns
+        self._in_flight = self._void_result = False
         self.counts = RunCounts()
-        self.schedule.clear()
+        self.supervisor.begin()
+        self._rejoin(now_ns)
         self.running = True
 
     def stop(self) -> None:
         """End the run; results still under way are ignored."""
         self.running = False
+
+    def brake(self, now_ns: int) -> int | None:
+        """Cut what is commanded short by the shortest stop along it.
+
+        Returns:
+            When it stands still; None in lockstep, where the commanded chunk ends by itself, and where nothing has
+            been commanded.
+        """
+        if self._immediate or not self.outlet.is_open:
+            return None
+        return self.outlet.brake(now_ns, end=True)
+
+    def _rejoin(self, now_ns: int) -> None:
+        """Forget what was commanded; go on from where the robot is, at rest, with authority that rises again."""
+        if not self.outlet.is_moving(now_ns):  # else the brake of the last run is still on its way
+            start = None if self._immediate else self._stands_at(now_ns)
+            self.outlet.close()
+            self.schedule.clear()
+            if start is not None:
+                self.schedule.hold(start, now_ns)
+            self._anchor = start
+        self._authority_ns: int | None = None
+        self._ensemble.clear()
+        self._last_observation_ns: int | None = None
+        self._wait_steps, self._held, self._yielded = 0, False, False
+        self._fed_ns, self._moved = now_ns, False
+
+    def _stands_at(self, now_ns: int) -> Floats | None:
+        """Where a motion from rest begins, (command_dim,), NaN for grippers; None if nothing measures it.
+
+        The position commanded last, where the measured one agrees with it: a robot that holds a command stands a
+        little beside it, and would jerk if it were told to stay there.
+        """
+        measured = measured_state(self._space, self._task, self.buffer, now_ns)
+        if measured is None:
+            return None
+        commanded, allowed = self.outlet.last_position(now_ns), self._task.action.limits.tracking_error
+        if commanded is not None and allowed is not None:
+            apart = difference(self._task.action, commanded, measured.position)
+            if (apart <= np.array(allowed)).all():
+                return commanded
+        return measured.position
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def elapsed_s(self, now_ns: int) -> float:
+        """Seconds since the run began."""
+        return (now_ns - self._started_ns) / 1e9 if self._runs else 0.0
 
     def observation_problem(self, now_ns: int) -> ObservationProblem | None:
         """Why no inference could be made now; None if the observations are complete and fresh."""
@@ -132,53 +206,137 @@ class Controller:
             return problem
         return None
 
-    def elapsed_s(self, now_ns: int) -> float:
-        """Seconds since the run began."""
-        return (now_ns - self._started_ns) / 1e9 if self._runs else 0.0
-
     @property
     def lead_steps(self) -> int:
-        """Steps ahead of need at which inference starts: the longest of the recent inferences, rounded up."""
+        """Steps from an observation to the first action that its chunk will bring, by recent inferences."""
         if self._immediate:
             return 0
-        longest_ns = max(self._recent_inference_ns, default=0) + self._margin_ns
-        return min(math.ceil(longest_ns / self._task.dt_ns), self._task.n_action_steps)
+        return min(math.ceil(self._expected_ns / self._task.dt_ns), self._available - 1)
 
-    def tick(self, now_ns: int) -> Tick:
-        """Advance to `now_ns`."""
+    @property
+    def _longest_ns(self) -> int:
+        return max(self._recent_inference_ns, default=0)
+
+    @property
+    def _expected_ns(self) -> int:
+        """How long after its request a chunk is expected to take over."""
+        return self._longest_ns + self._margin_ns
+
+    def watch_clock(self, now_ns: int, steady_s: float) -> None:
+        """Look whether ROS time goes on as a steady clock does; where it jumped, old samples are forgotten."""
+        jump_ns = self.supervisor.watch_clock(now_ns, steady_s)
+        if jump_ns:
+            self.buffer.clear()
+            self.outlet.shift(jump_ns)
+
+    # --- the loop ---------------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int, steady_s: float | None = None) -> Tick:
+        """Advance to `now_ns`.
+
+        Args:
+            now_ns: ROS time.
+            steady_s: a clock that neither stands still nor jumps; None: ROS time is such a clock.
+        """
         if not self.running:
             return Tick()
+        if steady_s is not None and not self._immediate:
+            self.watch_clock(now_ns, steady_s)
+        window, problem = self._look(now_ns, now_ns / 1e9 if steady_s is None else steady_s)
+        verdict = self.supervisor.judge(now_ns, now_ns / 1e9 if steady_s is None else steady_s)
+        if verdict.reaction is Reaction.ABORT:
+            self.stop()
+            return Tick(stop=Stop(verdict.reason, verdict.message), problem=problem, verdict=verdict)
         if now_ns - self._started_ns >= self._limit_ns:
             self.stop()
             return Tick(stop=Stop(TIME_LIMIT, f"ran for its time limit of {self._limit_ns / 1e9:g} s"))
-        try:
-            self.buffer.check_fresh(now_ns)
-            if self._in_flight or not self._due():
-                self._last_good_ns = now_ns
-                return Tick()
-            window = self.buffer.window(now_ns)
-        except ObservationProblem as problem:
-            if now_ns - self._last_good_ns >= self._grace_ns:
-                self.stop()
-                return Tick(stop=Stop(problem.reason, str(problem)), problem=problem)
-            return Tick(problem=problem)
-        self._last_good_ns = now_ns
+        if verdict.reaction >= Reaction.HOLD:
+            return Tick(problem=problem, verdict=verdict, braked=self._restrain(verdict.reaction, now_ns))
+        if self._yielded:
+            self._rejoin(now_ns)
+        self._held = False
+        if window is None:
+            return Tick(verdict=verdict)
         self._in_flight = True
         if self._first_observation_ns is None:
-            self._first_observation_ns = window.stamp_ns
+            # In lockstep steps count from the first one, so that an episode does not depend on when it is run.
+            self._first_observation_ns = window.stamp_ns if self._immediate else 0
         self._last_observation_ns = window.stamp_ns
         step = round((window.stamp_ns - self._first_observation_ns) / self._task.dt_ns)
-        return Tick(request=InferenceRequest(self._runs, window, self._seed, step))
+        prefix = None
+        if self.execution.mode == "rtc":
+            prefix = plan_prefix(
+                self.schedule,
+                self._space,
+                self._task,
+                window,
+                start_ns=window.stamp_ns - self._early_ns,
+                now_ns=now_ns,
+                ready_ns=now_ns + self._expected_ns,
+            )
+        return Tick(InferenceRequest(self._runs, window, self._seed, step, prefix), verdict=verdict)
+
+    def _look(self, now_ns: int, steady_s: float) -> tuple[Window | None, ObservationProblem | None]:
+        """Report every condition; returns the window to infer from, if that is due and can be done."""
+        window: Window | None = None
+        problem: ObservationProblem | None = None
+        try:
+            self.buffer.check_fresh(now_ns)
+            if not self._in_flight and (self._held or self._yielded or self._due()):
+                window = self.buffer.window(now_ns)
+        except ObservationProblem as found:
+            problem = found
+        for reason in (STREAM_STALE, BAD_OBSERVATION):
+            here = problem is not None and problem.reason == reason
+            self.supervisor.report(reason, str(problem) if here else "", now_ns / 1e9)
+        self.supervisor.watch_people(steady_s)
+        if not self._immediate:
+            self._report_overdue(now_ns)
+            measured = measured_state(self._space, self._task, self.buffer, now_ns)
+            message = (
+                tracking_problem(self._task.action, self.schedule, measured) if self.outlet.is_open else ""
+            )
+            self.supervisor.report(TRACKING_ERROR, message, now_ns / 1e9)
+        return window, problem
+
+    def _report_overdue(self, now_ns: int) -> None:
+        """Nothing left to command: what was commanded has come to its end, or nothing ever was."""
+        if self.schedule.remaining_s(now_ns) > 0.0 or self._held or self._yielded:
+            self._fed_ns = now_ns
+        waited_s = (now_ns - self._fed_ns) / 1e9
+        grace_s = self.supervisor.options.overdue_grace_s
+        overdue = waited_s > 0.0 and (self._moved or waited_s >= grace_s)
+        message = (
+            f"no new actions for {waited_s:.2f} s; the last inference took {self._longest_ns / 1e9:.2f} s"
+        )
+        self.supervisor.report(INFERENCE_OVERDUE, message if overdue else "", self._fed_ns / 1e9)
+
+    def _restrain(self, reaction: Reaction, now_ns: int) -> bool:
+        """Hold or yield; returns whether a brake was begun."""
+        self._void_result, self._moved = self._in_flight, False
+        self._ensemble.clear()
+        if reaction is Reaction.YIELD:
+            self._yielded = True
+            self.outlet.close()
+            self.schedule.clear()
+            return False
+        began = not self._held and not self._yielded and not self._immediate and self.outlet.is_open
+        self._held = True
+        if began:
+            self.outlet.brake(now_ns, end=False)
+        return began
 
     def _due(self) -> bool:
         """Whether the newest observation is the one to infer from."""
         if self._last_observation_ns is None:
             return True
         newest_ns = self.buffer.newest_ns(self._task.anchor)
-        steps = max(self._wait_steps - self.lead_steps, 1)
+        steps = max(min(self._wait_steps, self._available - self.lead_steps), 1)
         # Half a step of tolerance: camera stamps jitter round the grid.
         due_ns = self._last_observation_ns + steps * self._task.dt_ns - self._task.dt_ns // 2
         return newest_ns is not None and newest_ns > due_ns
+
+    # --- results ----------------------------------------------------------------------------------------
 
     def accept(
         self,
@@ -194,50 +352,76 @@ class Controller:
             request: what `tick` asked for.
             actions: (horizon, dim), the first one n_obs_steps - 1 steps before the observation's time.
             now_ns: present time.
-            inference_ns: wall time that sampling took.
+            inference_ns: time from the request to the result.
 
         Returns:
-            The chunk to publish; None if the run has ended or every action came too late; a `Stop` if the
-            actions must not reach a robot.
+            The chunk to publish, its actions that are not late; None if the run has ended, nothing may be
+            commanded, or every action came too late; a `Stop` if the actions must not reach a robot.
         """
         if not self.running or request.run != self._runs:
             return None
         self._in_flight = False
         self._recent_inference_ns.append(inference_ns)
         self.counts.inferences += 1
-        task = self._task
-        first = task.n_obs_steps - 1
-        count = min(task.n_action_steps + self.lead_steps, task.horizon - first)
-        observed_ns = request.window.stamp_ns
-        chunk = ActionChunk(
-            observed_ns,
-            task.dt_ns,
-            np.asarray(actions[first : first + count], dtype=np.float64),
-            observed_ns,
-            inference_ns,
-        ).without_late(now_ns + self._margin_ns)
-        self.counts.late_steps += chunk.dropped
-        if not len(chunk.values):
-            self._wait_steps = 0
+        void, self._void_result = self._void_result, False
+        if void or self._held or self._yielded:
             return None
+        observed_ns = request.window.stamp_ns
+        start_ns = observed_ns - self._early_ns
+        given = actions[self._first : self._first + self._executed]
         try:
-            values, clamped = self._gate.clamp(chunk.values, self.schedule.commanded_at(chunk.start_ns - 1))
+            commands = self._space.to_commands(
+                given,
+                reference=self._space.reference(request.window.observations),
+                previous=self.schedule.commanded_at(start_ns - 1),
+            )
+            if self.execution.mode == "ensemble":
+                commands = self._ensemble.add(start_ns, self._task.dt_ns, commands)
+            return self._command(
+                ActionChunk(start_ns, self._task.dt_ns, commands, observed_ns, inference_ns), now_ns
+            )
         except BadAction as problem:
             self.stop()
+            self.supervisor.report(INFERENCE_FAILED, str(problem), now_ns / 1e9)
             return Stop(INFERENCE_FAILED, str(problem))
-        self.counts.clamped += clamped
-        self._wait_steps = task.n_action_steps
-        chunk = replace(chunk, values=values, clamped=clamped)
-        self.schedule.splice(chunk)
-        return chunk
 
-    def brake(self, now_ns: int, steps: int = 2) -> ActionChunk | None:
-        """The end of what is commanded: at most `steps` more actions, to be published as the last trajectory.
-
-        Its last velocity is zero, as that of every chunk. None in lockstep, where the commanded chunk ends by
-        itself, and where nothing is left to brake.
-        """
-        if self._immediate:
+    def _command(self, chunk: ActionChunk, now_ns: int) -> ActionChunk | None:
+        """Schedule what is not late of a chunk; raises BadAction."""
+        due = chunk.without_late(now_ns + self._margin_ns)
+        self.counts.late_steps += due.dropped
+        if not len(due.values):
+            self._wait_steps = 0
             return None
-        rest = self.schedule.rest(now_ns)
-        return None if rest is None else replace(rest, values=rest.values[:steps])
+        due = replace(due, values=self._soft_start(due))
+        before = self.schedule.commanded_at(due.start_ns - 1)
+        if before is not None:
+            before = np.where(np.isnan(before), due.values[0], before)
+        values, clamped = self._gate.clamp(due.values, before)
+        self.counts.clamped += clamped
+        self._wait_steps = self._every
+        due = replace(due, values=values, clamped=clamped)
+        if self._immediate:
+            self.schedule.splice(due)
+        else:
+            # Late actions are not commanded, but tell how the chunk moves where it joins.
+            late = chunk.values[: due.dropped] if not clamped and self._anchor is None else values[:0]
+            whole = replace(
+                due, start_ns=due.start_ns - len(late) * due.dt_ns, values=np.concatenate([late, values])
+            )
+            self.schedule.splice(whole, not_before_ns=now_ns + self._margin_ns)
+        self._moved = True
+        self.outlet.open(due.start_ns)
+        return due
+
+    def _soft_start(self, chunk: ActionChunk) -> Floats:
+        """The chunk's values (n, dim) with the authority that the run has by their times."""
+        if self._anchor is None:
+            return chunk.values
+        if self._authority_ns is None:
+            self._authority_ns = chunk.start_ns
+        times = chunk.start_ns + chunk.dt_ns * np.arange(len(chunk.values)) - self._authority_ns
+        share = np.array([self.supervisor.authority(float(t) / 1e9) for t in times])
+        if share[0] == 1.0:
+            self._anchor = self._authority_ns = None
+            return chunk.values
+        return eased(self._task.action, self._anchor, chunk.values, share)

@@ -3,7 +3,8 @@
 Observations go through `runtime.Controller` and its actions through the same trajectory execution as the
 simulated robot's node, on a clock that this function moves; so an episode here and one over ROS in lockstep
 are equal bit for bit. Two steps at rest come before the first inference, as when a robot stands before it
-starts.
+starts. With an injected latency the clock moves on during an inference, as on a robot, and an episode still costs
+no more than its inferences. Easy to get wrong: a latency of 0 is not lockstep, in which chunks are executed outright.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dp_ros.errors import UserError
 from dp_ros.runtime.chunk import ActionChunk
-from dp_ros.runtime.controller import Controller, InferenceRequest
+from dp_ros.runtime.controller import Controller
+from dp_ros.runtime.execution import MODES, Execution, InferenceRequest
+from dp_ros.runtime.observation import ObservationBuffer
+from dp_ros.runtime.outlet import outright
+from dp_ros.runtime.spline import TrajectoryPoints
 from dp_ros.sim.pusht import MAX_STEPS, PushT
 from dp_ros.sim.pusht_view import render
 from dp_ros.sim.trajectory_controller import Trajectory, TrajectoryController
@@ -44,6 +50,7 @@ class EpisodeResult:
         late_steps: actions dropped because their time had passed.
         states: (steps + 1, 5) agent x, y, block x, y, angle.
         plans: the step from which each chunk was in force, and its positions (n, 2).
+        trajectories: what was sent to the robot, each with the time at which it was taken.
     """
 
     seed: int
@@ -56,6 +63,7 @@ class EpisodeResult:
     late_steps: int = 0
     states: list[npt.NDArray[np.float64]] = field(default_factory=list)
     plans: list[tuple[int, npt.NDArray[np.float64]]] = field(default_factory=list)
+    trajectories: list[tuple[int, Trajectory]] = field(default_factory=list)
 
 
 def noise_seed(seed: int, repeat: int) -> int:
@@ -87,12 +95,6 @@ def observe(task: TaskSpec, world: PushT) -> dict[str, npt.NDArray[np.generic]]:
     return samples
 
 
-def chunk_trajectory(chunk: ActionChunk, names: list[str]) -> Trajectory:
-    """A chunk as the trajectory that is published for it."""
-    times = [i * chunk.dt_ns for i in range(len(chunk.values))]
-    return Trajectory(chunk.start_ns, names, times, chunk.values.tolist(), chunk.velocities().tolist())
-
-
 def rollout(
     task: TaskSpec,
     sample_actions: SampleActions,
@@ -101,6 +103,9 @@ def rollout(
     repeat: int = 0,
     max_steps: int = MAX_STEPS,
     legacy: bool = True,
+    mode: Literal["replace", "ensemble", "rtc", "naive"] = "replace",
+    infer_every: int | None = None,
+    latency_ms: float | None = None,
 ) -> EpisodeResult:
     """Run one episode.
 
@@ -111,37 +116,53 @@ def rollout(
         repeat: which draw of the sampling noise.
         max_steps: control steps after which the episode ends.
         legacy: order of the reset, as in `PushT.reset`.
+        mode: of execution; `naive` sends each chunk as it is, from its first action, when it is there.
+        infer_every: steps between inferences, see `Execution`.
+        latency_ms: time from an observation to the actions that come of it; None: lockstep.
     """
     world, robot = PushT(), TrajectoryController(["agent_x", "agent_y"])
     world.reset(seed, legacy=legacy)
     robot.hold(world.agent_pos)
-    controller = Controller(task, immediate=True)
+    loop = _loop(task, mode, infer_every, latency_ms)
     now_ns = START_NS
     for _ in range(task.n_obs_steps - 1):
-        _add(controller, task, world, now_ns)
+        _add(loop.buffer, task, world, now_ns)
         now_ns += task.dt_ns
-    controller.start(now_ns, seed=noise_seed(seed, repeat), time_limit_s=1e6)
+    begin_ns = now_ns
+    loop.start(now_ns, noise_seed(seed, repeat))
+    pending: tuple[int, InferenceRequest, npt.NDArray[np.floating]] | None = None
     inference_ms: list[float] = []
     states = [world.state.copy()]
     plans: list[tuple[int, npt.NDArray[np.float64]]] = []
+    trajectories: list[tuple[int, Trajectory]] = []
+
+    def deliver(time_ns: int, request: InferenceRequest, actions: npt.NDArray[np.floating]) -> None:
+        taken = loop.accept(request, actions, time_ns)
+        if taken is None:
+            return
+        chunk, trajectory = taken
+        plans.append((round((chunk.start_ns - begin_ns) / task.dt_ns), chunk.values))
+        trajectories.append((time_ns, trajectory))
+        problem = robot.accept(trajectory, time_ns)
+        if problem is not None:
+            raise RuntimeError(f"the robot rejected the policy's trajectory: {problem}")
+        robot.sample(time_ns)
+
     success, coverage = False, 0.0
     for _ in range(max_steps):
-        _add(controller, task, world, now_ns)
-        tick = controller.tick(now_ns)
-        if tick.problem is not None:
-            raise tick.problem
-        if tick.request is not None:
+        _add(loop.buffer, task, world, now_ns)
+        if pending is not None and pending[0] <= now_ns:
+            deliver(*pending)
+            pending = None
+        request = loop.tick(now_ns)
+        if request is not None:
             begin = time.perf_counter_ns()
-            actions = sample_actions(tick.request)
-            took_ns = time.perf_counter_ns() - begin
-            chunk = controller.accept(tick.request, actions, now_ns=now_ns, inference_ns=took_ns)
-            if not isinstance(chunk, ActionChunk):
-                raise RuntimeError(f"the policy gave nothing to execute: {chunk}")
-            inference_ms.append(took_ns / 1e6)
-            plans.append((len(states) - 1, chunk.values))
-            problem = robot.accept(chunk_trajectory(chunk, task.action.names), now_ns)
-            if problem is not None:
-                raise RuntimeError(f"the robot rejected the policy's trajectory: {problem}")
+            actions = sample_actions(request)
+            inference_ms.append((time.perf_counter_ns() - begin) / 1e6)
+            pending = now_ns + round(1e6 * (latency_ms or 0.0)), request, actions
+            if pending[0] <= now_ns:
+                deliver(*pending)
+                pending = None
         result = world.step(robot.sample(now_ns))
         states.append(world.state.copy())
         success, coverage = result.done, result.coverage
@@ -156,13 +177,122 @@ def rollout(
         final_coverage=coverage,
         steps=len(states) - 1,
         inference_ms=inference_ms,
-        late_steps=controller.counts.late_steps,
+        late_steps=loop.late_steps,
         states=states,
         plans=plans,
+        trajectories=trajectories,
     )
 
 
-def _add(controller: Controller, task: TaskSpec, world: PushT, now_ns: int) -> None:
+class _Loop(Protocol):
+    """What decides when to infer and what to send."""
+
+    buffer: ObservationBuffer
+
+    @property
+    def late_steps(self) -> int: ...
+    def start(self, now_ns: int, seed: int) -> None: ...
+    def tick(self, now_ns: int) -> InferenceRequest | None: ...
+    def accept(
+        self, request: InferenceRequest, actions: npt.NDArray[np.floating], now_ns: int
+    ) -> tuple[ActionChunk, Trajectory] | None: ...
+
+
+def _loop(task: TaskSpec, mode: str, infer_every: int | None, latency_ms: float | None) -> _Loop:
+    if mode == "naive":
+        if latency_ms is None:
+            raise ValueError("mode naive needs a latency: in lockstep it is the same as replace")
+        return _NaiveLoop(task, infer_every)
+    if mode not in MODES:
+        raise ValueError(f"mode: got {mode!r}, expected naive or one of {', '.join(MODES)}")
+    return _RuntimeLoop(task, Execution(mode, infer_every), latency_ms)
+
+
+class _RuntimeLoop:
+    """The runtime of a robot, in lockstep or with a latency."""
+
+    def __init__(self, task: TaskSpec, execution: Execution, latency_ms: float | None) -> None:
+        self._names, self._lockstep = task.action.names, latency_ms is None
+        self._latency_ns = round(1e6 * (latency_ms or 0.0))
+        # The clock here is exact: what is ready at the time of an action is in time for it.
+        self._controller = Controller(task, immediate=self._lockstep, margin_s=0.0, execution=execution)
+        self.buffer = self._controller.buffer
+
+    @property
+    def late_steps(self) -> int:
+        return self._controller.counts.late_steps
+
+    def start(self, now_ns: int, seed: int) -> None:
+        self._controller.start(now_ns, seed=seed, time_limit_s=1e6)
+
+    def tick(self, now_ns: int) -> InferenceRequest | None:
+        tick = self._controller.tick(now_ns)
+        if tick.problem is not None:
+            raise tick.problem
+        if tick.stop is not None:
+            raise RuntimeError(f"{tick.stop.reason}: {tick.stop.message}")
+        return tick.request
+
+    def accept(
+        self, request: InferenceRequest, actions: npt.NDArray[np.floating], now_ns: int
+    ) -> tuple[ActionChunk, Trajectory] | None:
+        chunk = self._controller.accept(request, actions, now_ns=now_ns, inference_ns=self._latency_ns)
+        if chunk is None and not self._lockstep:
+            return None  # every action came too late
+        if not isinstance(chunk, ActionChunk):
+            raise RuntimeError(f"the policy gave nothing to execute: {chunk}")
+        points = outright(chunk) if self._lockstep else self._controller.outlet.trajectory(now_ns)
+        assert points is not None
+        return chunk, _trajectory(points, self._names)
+
+
+class _NaiveLoop:
+    """What a publisher without a runtime does: no chunk knows of the one before it, nor how old it is."""
+
+    late_steps = 0
+
+    def __init__(self, task: TaskSpec, infer_every: int | None) -> None:
+        self._task, self.buffer = task, ObservationBuffer(task)
+        self._every = max(task.n_action_steps if infer_every is None else infer_every, 1)
+        self._waiting = False
+        self._due_ns = 0
+
+    def start(self, now_ns: int, seed: int) -> None:
+        self._seed = seed
+
+    def tick(self, now_ns: int) -> InferenceRequest | None:
+        if self._waiting or now_ns < self._due_ns:
+            return None
+        self._waiting, self._due_ns = True, now_ns + self._every * self._task.dt_ns
+        window = self.buffer.window(now_ns)
+        return InferenceRequest(1, window, self._seed, round(window.stamp_ns / self._task.dt_ns))
+
+    def accept(
+        self, request: InferenceRequest, actions: npt.NDArray[np.floating], now_ns: int
+    ) -> tuple[ActionChunk, Trajectory] | None:
+        self._waiting = False
+        task = self._task
+        values = actions[task.n_obs_steps - 1 :].astype(np.float64)
+        chunk = ActionChunk(now_ns, task.dt_ns, values, request.window.stamp_ns)
+        times = [i * task.dt_ns for i in range(len(values))]
+        return chunk, Trajectory(now_ns, task.action.names, times, values.tolist())
+
+
+def _trajectory(points: TrajectoryPoints, names: list[str]) -> Trajectory:
+    """Points as the trajectory that is published for them."""
+    start_ns = int(points.times_ns[0])
+    accelerations = () if points.accelerations is None else points.accelerations.tolist()
+    return Trajectory(
+        start_ns,
+        names,
+        (points.times_ns - start_ns).tolist(),
+        points.positions.tolist(),
+        points.velocities.tolist(),
+        accelerations,
+    )
+
+
+def _add(buffer: ObservationBuffer, task: TaskSpec, world: PushT, now_ns: int) -> None:
     for key, value in observe(task, world).items():
         latency_ns = round(task.observations[key].latency_s * 1e9)
-        controller.buffer.add(key, now_ns + latency_ns, value)
+        buffer.add(key, now_ns + latency_ns, value)

@@ -74,3 +74,44 @@ def test_a_stream_that_the_simulation_lacks_is_refused() -> None:
         UserError, match="observations.keypoint: the simulated PushT robot has no such stream"
     ):
         observe(TaskSpec.from_dict(changed), PushT())
+
+
+def ramp(request: InferenceRequest) -> np.ndarray:
+    """A motion that depends on time alone, by the grid step of the observation."""
+    steps = np.arange(TASK.horizon) - (TASK.n_obs_steps - 1) + request.window.stamp_ns / TASK.dt_ns - 10
+    return np.column_stack([100.0 + steps, 200.0 + 2 * steps]).astype(np.float32)
+
+
+@pytest.mark.parametrize("latency_ms", [0.0, 200.0, 400.0])
+def test_with_a_latency_every_action_is_still_executed_at_its_own_time(latency_ms: float) -> None:
+    result = rollout(TASK, ramp, 100003, max_steps=40, latency_ms=latency_ms)
+    for time_ns, trajectory in result.trajectories:
+        late = round(latency_ms / 100)
+        assert trajectory.stamp_ns >= time_ns
+        for offset_ns, position in zip(trajectory.times_ns, trajectory.positions, strict=True):
+            step = (trajectory.stamp_ns + offset_ns) / TASK.dt_ns - 10
+            if step == round(step) and offset_ns < 8 * TASK.dt_ns:
+                assert np.allclose(position, [100.0 + step, 200.0 + 2 * step])
+    assert result.late_steps == late * len(result.inference_ms)
+
+
+def test_naive_executes_each_chunk_from_its_first_action_however_late_it_is() -> None:
+    result = rollout(TASK, ramp, 100003, max_steps=40, latency_ms=300.0, mode="naive")
+    for time_ns, trajectory in result.trajectories:
+        assert trajectory.stamp_ns == time_ns
+        late = 3
+        assert trajectory.positions[0][0] == pytest.approx(100.0 + time_ns / TASK.dt_ns - 10 - late)
+    assert result.late_steps == 0
+
+
+def test_an_episode_with_latency_repeats_exactly() -> None:
+    def noisy(request: InferenceRequest) -> np.ndarray:
+        return ramp(request) + np.float32(5 * np.sin(request.step))
+
+    runs = [rollout(TASK, noisy, 100003, max_steps=30, latency_ms=150.0, mode="ensemble") for _ in range(2)]
+    assert np.array_equal(runs[0].states, runs[1].states)
+
+
+def test_a_mode_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 'fast', expected naive or one of replace, ensemble, rtc"):
+        rollout(TASK, ramp, 100003, mode="fast", latency_ms=0.0)  # type: ignore[arg-type]

@@ -1,0 +1,149 @@
+"""The last step before a robot: what is commanded, as setpoints or as a trajectory, each through its gate.
+
+Open from a run's first chunk until the motion has come to rest, closed while nothing may be commanded. Asked from
+two threads: setpoints from the one that sends them, everything else from the one that schedules; what they share is
+replaced in one assignment. Easy to get wrong: after a jump of the clock the schedule is still in the old time, in
+which it must be braked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.safety import SetpointGate, gate_points
+from dp_ros.runtime.spline import MotionState, TrajectoryPoints
+from dp_ros.task import ActionSpec
+
+Floats = npt.NDArray[np.float64]
+#: How long setpoints go on after the motion has come to rest.
+AFTER_REST_NS = 200_000_000
+
+
+@dataclass(frozen=True)
+class _Port:
+    """What the setpoint thread goes by; never changed, only replaced."""
+
+    begin_ns: int
+    gate: SetpointGate
+    shift_ns: int = 0
+    end_ns: int | None = None
+
+
+class Outlet:
+    """What leaves for the robot.
+
+    Args:
+        action: what is commanded.
+        schedule: where it is commanded.
+    """
+
+    def __init__(self, action: ActionSpec, schedule: ChunkSchedule) -> None:
+        self._action, self._schedule = action, schedule
+        self._port: _Port | None = None
+        self._counts: Counter[str] = Counter()
+        self._reasons: frozenset[str] = frozenset()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything has been commanded since the run began or the outlet was closed."""
+        return self._port is not None
+
+    def open(self, from_ns: int) -> None:
+        """Let out what is scheduled from a time on; where it is open already, it goes on without an end."""
+        if self._port is not None:
+            self._port = replace(self._port, end_ns=None)
+            return
+        gate, start = SetpointGate(self._action), self._schedule.commanded_at(from_ns)
+        if start is not None:
+            gate.hold(start, from_ns)
+        self._port = _Port(from_ns, gate)
+
+    def close(self) -> None:
+        """Let nothing out from now on."""
+        self._counts, self._port, self._reasons = self.counts(), None, frozenset()
+
+    def counts(self) -> Counter[str]:
+        """Setpoints and trajectories that a gate had to change, by reason."""
+        port = self._port
+        return self._counts + Counter({str(r): n for r, n in port.gate.counts.items()} if port else {})
+
+    @property
+    def limiting(self) -> frozenset[str]:
+        """Why the last setpoint or trajectory was changed; empty if it was not."""
+        port = self._port
+        return self._reasons | (frozenset(map(str, port.gate.reasons)) if port else frozenset())
+
+    def shift(self, jump_ns: int) -> None:
+        """The clock jumped: go on as if it had not."""
+        if self._port is not None:
+            self._port = replace(self._port, shift_ns=self._port.shift_ns + jump_ns)
+
+    def brake(self, now_ns: int, *, end: bool) -> int:
+        """Cut what is commanded short by the shortest stop along it.
+
+        Args:
+            now_ns: present time.
+            end: whether setpoints end once it stands still.
+
+        Returns:
+            When it stands still.
+        """
+        port = self._port
+        if port is None:
+            return now_ns
+        rest_ns = self._schedule.brake(now_ns - port.shift_ns) + port.shift_ns
+        if end:
+            self._port = replace(port, end_ns=rest_ns + AFTER_REST_NS)
+        return rest_ns
+
+    def is_moving(self, now_ns: int) -> bool:
+        """Whether the motion that is let out has not come to rest."""
+        port = self._port
+        state = None if port is None else self._schedule.state_at(now_ns - port.shift_ns)
+        if state is None:
+            return False
+        return bool(state.velocity.any() or (self._action.is_velocity and state.position.any()))
+
+    def last_position(self, now_ns: int) -> Floats | None:
+        """What is commanded, (command_dim,); None if nothing has been let out."""
+        port = self._port
+        return None if port is None else self._schedule.commanded_at(now_ns - port.shift_ns)
+
+    def setpoint(self, now_ns: int) -> MotionState | None:
+        """What to send at a time; None: nothing. For the thread that sends setpoints; raises BadAction."""
+        port = self._port
+        if (
+            port is None
+            or now_ns < port.begin_ns + port.shift_ns
+            or (port.end_ns is not None and now_ns > port.end_ns)
+        ):
+            return None
+        time_ns = now_ns - port.shift_ns
+        desired = self._schedule.state_at(time_ns)
+        return None if desired is None else port.gate.step(desired, time_ns)
+
+    def trajectory(self, now_ns: int) -> TrajectoryPoints | None:
+        """What is commanded from now on, for a controller that interpolates; None: nothing.
+
+        It begins with what is commanded now, so that it goes on without a jump from the one before it; the first
+        one of a run begins with its first action. Raises BadAction.
+        """
+        port = self._port
+        points = None if port is None else self._schedule.points(max(now_ns - port.shift_ns, port.begin_ns))
+        if points is None or port is None:
+            return None
+        points, reasons = gate_points(self._action, points)
+        self._reasons = frozenset(map(str, reasons))
+        self._counts.update(self._reasons)
+        return replace(points, times_ns=points.times_ns + port.shift_ns) if port.shift_ns else points
+
+
+def outright(chunk: ActionChunk) -> TrajectoryPoints:
+    """A chunk as it is: its actions at their times, for lockstep, where nothing is blended."""
+    times = chunk.start_ns + chunk.dt_ns * np.arange(len(chunk.values), dtype=np.int64)
+    return TrajectoryPoints(times, chunk.values, chunk.velocities(), None)

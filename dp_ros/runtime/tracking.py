@@ -1,0 +1,68 @@
+"""Where the robot is, and how far that is from where it was told to be.
+
+Easy to get wrong: a command takes effect `action.latency_s` later, and a measured state carries the time of its
+capture, so a measurement belongs to the command of that much earlier, not to the newest one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dp_ros.runtime import rotation
+from dp_ros.runtime.action_space import ActionSpace
+from dp_ros.runtime.chunk import ChunkSchedule
+from dp_ros.runtime.observation import ObservationBuffer
+from dp_ros.task import ActionSpec, TaskSpec
+
+Floats = npt.NDArray[np.float64]
+
+
+class Measured(NamedTuple):
+    """State of the robot as command values (command_dim,), NaN for grippers, and the time of its capture."""
+
+    stamp_ns: int
+    position: Floats
+
+
+def measured_state(
+    space: ActionSpace, task: TaskSpec, buffer: ObservationBuffer, now_ns: int
+) -> Measured | None:
+    """The newest measured state; None if no stream measures it, or it is missing or older than its maximum age."""
+    key = task.action.state
+    if key is None or task.action.is_velocity:
+        return None
+    stamp_ns = buffer.newest_ns(key)
+    if stamp_ns is None or now_ns - stamp_ns > round(task.observations[key].max_age_s * 1e9):
+        return None
+    return Measured(stamp_ns, space.measured(buffer.sample(key, stamp_ns)))
+
+
+def difference(action: ActionSpec, commanded: Floats, measured: Floats) -> Floats:
+    """How far measured is from commanded, (command_dim,), 0 or more; 0 where nothing measures it."""
+    apart = np.abs(commanded - measured)
+    if action.quaternion_indices:
+        q = list(action.quaternion_indices)
+        apart[q] = np.abs(commanded[q] - rotation.align(measured[q], commanded[q]))
+    return np.nan_to_num(apart, nan=0.0)
+
+
+def tracking_problem(action: ActionSpec, schedule: ChunkSchedule, measured: Measured | None) -> str:
+    """Which value is further from its command than the task allows, for a person; empty if none is."""
+    allowed = action.limits.tracking_error
+    if allowed is None or measured is None:
+        return ""
+    commanded = schedule.commanded_at(measured.stamp_ns - round(action.latency_s * 1e9))
+    if commanded is None:
+        return ""
+    apart = difference(action, commanded, measured.position)
+    excess = apart / np.array(allowed)
+    worst = int(np.argmax(excess))
+    if excess[worst] <= 1.0:
+        return ""
+    return (
+        f"{action.command_names[worst]} is {apart[worst]:g} away from its command, "
+        f"limits.tracking_error allows {allowed[worst]:g}"
+    )
