@@ -21,10 +21,11 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.bridge.clock import to_ns, to_stamp
-from dp_ros.bridge.codecs import CodecProblem, decode, decode_trajectory, message_class
+from dp_ros.bridge.codecs import decode_trajectory
 from dp_ros.bridge.lockstep import DONE_TOPIC, LockstepParticipant
+from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.parameters import declare
-from dp_ros.bridge.qos import latched_qos, observation_qos, reliable_qos
+from dp_ros.bridge.qos import latched_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
 from dp_ros.data.episode_writer import EpisodeWriter, RecordingError
 from dp_ros.data.layout import NO_SEED
@@ -34,6 +35,7 @@ from dp_ros.runtime.demonstration import CommandGapError, DemonstrationRows
 from dp_ros.runtime.observation import BadObservation, ObservationProblem
 from dp_ros.task import load_task
 
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 WATCH_S = 0.02
 STATUS_S = 0.5
 #: Commands that wait for this process while it is held up: 2 s of a 100 Hz operator.
@@ -76,12 +78,18 @@ class RecorderNode(Node):
             raise UserError(
                 "parameter out is empty; give the recording to make or extend, e.g. out:=data/x.zarr"
             )
+        if task.action.type != TRAJECTORY:
+            raise UserError(
+                f"task {task.name}: action.type is {task.action.type}; demonstrations are recorded from {TRAJECTORY}"
+            )
         self._max_age_ns = round(1e9 * max(spec.max_age_s for spec in task.observations.values()))
         self._rows = DemonstrationRows(task, round(task.dt_ns * (1.0 if self._lockstep else hold_steps)))
         self._writer = EpisodeWriter(out, task)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._writes: deque[WriteFuture[Any]] = deque()
         self._recording = False
+        self._epoch = 0  # of the buffer
+        self._anchor_ns: int | None = None  # newest sample of the anchor
         self._last_ns: int | None = None  # where an episode that is being saved ends
         self._arrived: set[str] = set()  # streams that gave a sample since the last look
         self._quiet: set[str] = set()  # those that gave none: nothing of them waits to be handled
@@ -95,13 +103,14 @@ class RecorderNode(Node):
         self._operator_done: dict[int, int] = {}  # clock time: stamp of the operator's command for it, or 0
         self._commands_here: deque[int] = deque(maxlen=64)
         self._status_pub = self.create_publisher(RecorderStatus, "~/status", latched_qos())
-        for key, spec in task.observations.items():
-            self.create_subscription(
-                message_class(spec.type),
-                spec.topic,
-                lambda message, key=key: self._sample(key, message),
-                observation_qos(lockstep=self._lockstep),
-            )
+        self._intake = ObservationIntake(
+            self,
+            task,
+            self._rows.buffer,
+            lockstep=self._lockstep,
+            now_ns=self._now,
+            on_sample=self._sampled,
+        )
         self._command_sub = self.create_subscription(
             JointTrajectory, task.action.topic, self._command, reliable_qos(COMMAND_DEPTH)
         )
@@ -125,6 +134,7 @@ class RecorderNode(Node):
         """Give up the episode in progress and let others write to the recording."""
         if self._rows.n_rows:
             self.get_logger().warning(f"{self._rows.n_rows} steps were not saved")
+        self._intake.close()
         self._disk.submit(self._writer.close).result()
         self._disk.shutdown()
         super().destroy_node()
@@ -204,26 +214,27 @@ class RecorderNode(Node):
             self._participant.now_ns if self._participant is not None else self.get_clock().now().nanoseconds
         )
 
-    def _sample(self, key: str, message: Any) -> None:
-        buffer, stamp_ns = self._rows.buffer, to_ns(message.header.stamp)
-        known_ns = buffer.newest_ns(self._task.anchor)
+    def _sampled(self, key: str, problem: BadObservation | None) -> None:
+        """Go on after a sample; the grid begins at the first one of the anchor that has a command."""
         self._arrived.add(key)
-        try:
-            try:
-                value = decode(message, self._task.observations[key])
-            except CodecProblem as problem:
-                buffer.reject(key, str(problem))
-            buffer.add(key, stamp_ns, value)
-        except BadObservation as problem:
-            self.get_logger().warning(f"sample refused: {problem}", throttle_duration_sec=2.0)
-            if self._recording and self._lockstep:
-                self._end(str(problem))  # there will be no other sample for this time
-            return
-        newest_ns = buffer.newest_ns(self._task.anchor)
-        if self._recording and not self._lockstep and self._rows.first_ns is None and newest_ns != known_ns:
-            assert newest_ns is not None
-            self._times.append(newest_ns)  # the grid begins at the first of these with a command
+        buffer, known_ns = self._rows.buffer, self._anchor_ns
+        newest_ns = self._anchor_ns = buffer.newest_ns(self._task.anchor)
+        searching = self._recording and not self._lockstep and self._rows.first_ns is None
+        if buffer.epoch != self._epoch:
+            self._clock_set_back()
+        elif problem is not None and self._recording and self._lockstep:
+            self._end(str(problem))  # there will be no other sample for this time
+        elif searching and newest_ns is not None and newest_ns != known_ns:
+            self._times.append(newest_ns)
         self._advance()
+
+    def _clock_set_back(self) -> None:
+        """Forget the commands of a time that is now to come, as the buffer has forgotten its samples."""
+        self._epoch = self._rows.buffer.epoch
+        self._rows.commands.clear()
+        self._operator_done.clear()
+        if self._recording:
+            self._end("the clock was set back")
 
     def _command(self, message: Any, info: Any) -> None:
         self._add_command(message, info)
@@ -258,6 +269,8 @@ class RecorderNode(Node):
 
     def _tick(self, time_ns: int) -> None:
         self._pending_ns = time_ns
+        if self._rows.buffer.see_clock(time_ns):
+            self._clock_set_back()
         if self._recording:
             self._times.append(time_ns)
         self._advance()
@@ -270,7 +283,8 @@ class RecorderNode(Node):
             self._advance()
 
     def _look(self) -> None:
-        self._quiet = set(self._task.observations) - self._arrived
+        waiting = {key for key in self._task.observations if self._intake.backlog(key)}
+        self._quiet = set(self._task.observations) - self._arrived - waiting
         self._arrived.clear()
         self._advance()
 

@@ -9,80 +9,43 @@ by a bag that loops, everything kept lies in the future and is forgotten; `epoch
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
-from dp_ros.runtime.alignment import Interpolation
-from dp_ros.task import ObservationSpec, TaskSpec
+from dp_ros.runtime.stream import (
+    BAD_OBSERVATION,
+    STREAM_FROZEN,
+    STREAM_STALE,
+    Array,
+    BadObservation,
+    FrozenStream,
+    ObservationProblem,
+    StaleStream,
+    StreamCounts,
+    StreamRing,
+)
+from dp_ros.task import TaskSpec
 
-Array = npt.NDArray[np.generic]
-#: Reason codes, as in action/RunPolicy.action.
-STREAM_STALE = "STREAM_STALE"
-STREAM_FROZEN = "STREAM_FROZEN"
-BAD_OBSERVATION = "BAD_OBSERVATION"
+__all__ = [
+    "BAD_OBSERVATION",
+    "STREAM_FROZEN",
+    "STREAM_STALE",
+    "BadObservation",
+    "FrozenStream",
+    "ObservationBuffer",
+    "ObservationProblem",
+    "StaleStream",
+    "StreamCounts",
+    "Window",
+]
+
 #: How far ahead of the clock a stamp may be: clocks of two machines, and a `/clock` at 10 Hz, differ so much.
 FUTURE_TOLERANCE_NS = 200_000_000
 #: How far the clock may go back and be thought of as steered; further, and it was set back.
 BACKWARD_TOLERANCE_NS = 100_000_000
-
-
-class ObservationProblem(RuntimeError):
-    """No window can be made; `reason` is a code of `RunPolicy`, `stream` the stream at fault."""
-
-    def __init__(self, reason: str, stream: str, message: str) -> None:
-        super().__init__(message)
-        self.reason, self.stream = reason, stream
-
-
-class StaleStream(ObservationProblem):
-    """A stream has no sample, or none young enough."""
-
-    def __init__(self, stream: str, message: str) -> None:
-        super().__init__(STREAM_STALE, stream, message)
-
-
-class FrozenStream(ObservationProblem):
-    """A stream goes on, but what it shows has not changed for longer than the task's `freeze_after_s`."""
-
-    def __init__(self, stream: str, message: str) -> None:
-        super().__init__(STREAM_FROZEN, stream, message)
-
-
-class BadObservation(ObservationProblem):
-    """A sample that cannot be used: wrong shape, not finite, no stamp or one from the future."""
-
-    def __init__(self, stream: str, message: str) -> None:
-        super().__init__(BAD_OBSERVATION, stream, message)
-
-
-@dataclass
-class StreamCounts:
-    """What became of the samples of one stream: each is either kept or counted under one of the refusals.
-
-    Attributes:
-        kept: taken into the buffer.
-        late: of those kept, how many came after a younger one.
-        gaps: times at which the stream was silent for longer than its `max_age_s`, by its stamps.
-        duplicates: ignored, because there was one with the same stamp.
-        outdated: ignored, because they were older than everything kept.
-        unstamped: refused, without a header stamp.
-        future: refused, stamped more than 0.2 s ahead of the clock.
-        malformed: refused for shape, values or an undecodable message.
-    """
-
-    kept: int = 0
-    late: int = 0
-    gaps: int = 0
-    duplicates: int = 0
-    outdated: int = 0
-    unstamped: int = 0
-    future: int = 0
-    malformed: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,27 +59,6 @@ class Window:
 
     stamp_ns: int
     observations: Mapping[str, Array]
-
-
-@dataclass
-class _Stream:
-    spec: ObservationSpec
-    keep_ns: int
-    interpolation: Interpolation
-    stamps: list[int] = field(default_factory=list)
-    values: dict[int, Array] = field(default_factory=dict)
-    problem: BadObservation | None = None
-    changed_ns: int = 0  # capture time since which the newest value has been what it is
-    counts: StreamCounts = field(default_factory=StreamCounts)
-
-    @property
-    def max_age_ns(self) -> int:
-        return round(self.spec.max_age_s * 1e9)
-
-    def forget(self) -> None:
-        self.stamps.clear()
-        self.values.clear()
-        self.problem = None
 
 
 class ObservationBuffer:
@@ -136,25 +78,12 @@ class ObservationBuffer:
         self._task = task
         anchor = task.observations[task.anchor]
         span_s = task.n_obs_steps / task.rate_hz
-        self._streams = {
-            key: _Stream(
-                spec,
-                # A window may end at an anchor sample of its maximum age, captured its latency ago.
-                round(
-                    1e9
-                    * (
-                        span_s
-                        + spec.max_age_s
-                        + max(spec.max_age_s, anchor.max_age_s)
-                        + max(anchor.latency_s - spec.latency_s, 0.0)
-                        + 2 / task.rate_hz
-                        + history_s
-                    )
-                ),
-                Interpolation(spec),
-            )
-            for key, spec in task.observations.items()
-        }
+        self._streams = {}
+        for key, spec in task.observations.items():
+            # A window may end at an anchor sample of its maximum age, captured its latency ago.
+            reach_s = span_s + spec.max_age_s + max(spec.max_age_s, anchor.max_age_s) + 2 / task.rate_hz
+            reach_s += max(anchor.latency_s - spec.latency_s, 0.0) + history_s
+            self._streams[key] = StreamRing(key, spec, round(1e9 * reach_s))
         self.counts = {key: stream.counts for key, stream in self._streams.items()}
         self.epoch = 0
         self._now_ns: int | None = None
@@ -172,7 +101,7 @@ class ObservationBuffer:
     def clear(self) -> None:
         """Forget every sample."""
         for stream in self._streams.values():
-            stream.forget()
+            stream.clear()
 
     def see_clock(self, now_ns: int) -> bool:
         """Take notice of the present time; True if the clock was set back, and all was forgotten for it.
@@ -205,14 +134,11 @@ class ObservationBuffer:
             self.see_clock(now_ns)
         if header_stamp_ns <= 0:
             counts.unstamped += 1
-            self._refuse(
-                key, f"{spec.topic} publishes without a header stamp; the driver must set header.stamp"
-            )
+            stream.refuse(f"{spec.topic} publishes without a header stamp; the driver must set header.stamp")
         if now_ns is not None and header_stamp_ns > now_ns + FUTURE_TOLERANCE_NS:
             counts.future += 1
             ahead_s = (header_stamp_ns - now_ns) / 1e9
-            self._refuse(
-                key,
+            stream.refuse(
                 f"{spec.topic} is stamped {ahead_s:.3f} s ahead of this node's clock; synchronise the clocks, "
                 "or set use_sim_time for both or for neither",
             )
@@ -223,38 +149,7 @@ class ObservationBuffer:
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             where = [int(i) for i in np.argwhere(~np.isfinite(value))[0]]
             self.reject(key, f"{spec.topic} has {value[tuple(where)]} at {where}; values must be finite")
-        stream.problem = None
-        self._keep(stream, header_stamp_ns - _latency_ns(spec), value)
-
-    def _keep(self, stream: _Stream, stamp_ns: int, value: Array) -> None:
-        stamps, counts = stream.stamps, stream.counts
-        if stamp_ns in stream.values:
-            counts.duplicates += 1
-            return
-        if not stamps or stamp_ns > stamps[-1]:
-            self._note_change(stream, stamp_ns, value)
-            stamps.append(stamp_ns)
-        elif stamp_ns < stamps[-1] - stream.keep_ns:
-            counts.outdated += 1
-            return
-        else:
-            counts.late += 1
-            insort(stamps, stamp_ns)
-        counts.kept += 1
-        stream.values[stamp_ns] = value
-        while stamps[0] < stamps[-1] - stream.keep_ns:
-            del stream.values[stamps.pop(0)]
-
-    def _note_change(self, stream: _Stream, stamp_ns: int, value: Array) -> None:
-        """Compare the newest value with the one before it: only whole equality counts, a sensor has noise."""
-        if not stream.stamps:
-            stream.changed_ns = stamp_ns
-            return
-        newest_ns = stream.stamps[-1]
-        gap = stamp_ns - newest_ns > stream.max_age_ns
-        stream.counts.gaps += gap
-        if gap or stream.spec.freeze_after_s is None or not np.array_equal(value, stream.values[newest_ns]):
-            stream.changed_ns = stamp_ns
+        stream.keep(header_stamp_ns - stream.latency_ns, value)
 
     def reject(self, key: str, why: str) -> NoReturn:
         """Note that a stream gave something unusable: once it is stale, that is the reason it is given.
@@ -263,12 +158,7 @@ class ObservationBuffer:
             BadObservation: always.
         """
         self._streams[key].counts.malformed += 1
-        self._refuse(key, why)
-
-    def _refuse(self, key: str, why: str) -> NoReturn:
-        problem = BadObservation(key, f"{key}: {why}")
-        self._streams[key].problem = problem
-        raise problem
+        self._streams[key].refuse(why)
 
     def newest_ns(self, key: str) -> int | None:
         """Capture time of the newest sample of a stream, None if there is none."""
@@ -284,7 +174,7 @@ class ObservationBuffer:
         return [
             key
             for key, stream in self._streams.items()
-            if not stream.stamps or stream.stamps[-1] < stamp_ns - _latency_ns(stream.spec)
+            if not stream.stamps or stream.stamps[-1] < stamp_ns - stream.latency_ns
         ]
 
     def problem_of(self, keys: Iterable[str]) -> BadObservation | None:
@@ -299,10 +189,8 @@ class ObservationBuffer:
             FrozenStream: if its value has not changed for longer than its `freeze_after_s`.
         """
         self.see_clock(now_ns)
-        for key, stream in self._streams.items():
-            if not stream.stamps:
-                self._nothing(key)
-            self._check_age(key, now_ns - stream.stamps[-1])
+        for stream in self._streams.values():
+            stream.check_fresh(now_ns)
         self.check_changing()
 
     def check_changing(self) -> None:
@@ -311,17 +199,8 @@ class ObservationBuffer:
         Raises:
             FrozenStream: naming the stream and for how long.
         """
-        for key, stream in self._streams.items():
-            spec = stream.spec
-            if spec.freeze_after_s is None or not stream.stamps:
-                continue
-            still_ns = stream.stamps[-1] - stream.changed_ns
-            if still_ns > round(spec.freeze_after_s * 1e9):
-                raise FrozenStream(
-                    key,
-                    f"{key}: {spec.topic} has shown exactly the same for {still_ns / 1e9:.3f} s, "
-                    f"freeze_after_s is {spec.freeze_after_s:g}; is the sensor stuck?",
-                )
+        for stream in self._streams.values():
+            stream.check_changing()
 
     def sample(self, key: str, time_ns: int) -> Array:
         """One stream's value at a grid time, by the stream's alignment.
@@ -338,39 +217,10 @@ class ObservationBuffer:
         Raises:
             StaleStream: if no sample is within the stream's maximum age.
         """
-        stream = self._streams[key]
-        stamps, values = stream.stamps, stream.values
-        if not stamps:
-            self._nothing(key)
-        after = bisect_left(stamps, time_ns)
-        if after < len(stamps) and stamps[after] == time_ns:
-            return values[time_ns]
         # The anchor's own earlier steps are taken by nearest: with asof, a camera whose period jitters by a
         # microsecond would now and then skip a whole frame.
-        alignment = "nearest" if key == self._task.anchor else stream.spec.alignment
-        if alignment == "nearest":
-            around = stamps[max(after - 1, 0) : after + 1]
-            best = min(around, key=lambda stamp: abs(stamp - time_ns))
-            self._check_age(key, abs(time_ns - best))
-            return values[best]
-        if after == 0:
-            raise StaleStream(
-                key,
-                f"{key}: the oldest sample of {stream.spec.topic} is {(stamps[0] - time_ns) / 1e9:.3f} s "
-                "younger than the observation step that needs it",
-            )
-        before_ns = stamps[after - 1]
-        self._check_age(key, time_ns - before_ns)
-        if alignment == "asof":
-            return values[before_ns]
-        if after == len(stamps):
-            raise StaleStream(
-                key,
-                f"{key}: nothing of {stream.spec.topic} after the observation step yet, to interpolate to",
-            )
-        self._check_age(key, stamps[after] - time_ns)
-        weight = (time_ns - before_ns) / (stamps[after] - before_ns)
-        return stream.interpolation.between(values[before_ns], values[stamps[after]], weight)
+        stream = self._streams[key]
+        return stream.sample(time_ns, "nearest" if key == self._task.anchor else stream.spec.alignment)
 
     def window(self, now_ns: int) -> Window:
         """The newest `n_obs_steps` aligned observations.
@@ -386,52 +236,30 @@ class ObservationBuffer:
             StaleStream: if a stream is missing, too old now, or too old at one of the grid times.
             FrozenStream: see `check_fresh`.
         """
-        self.check_fresh(now_ns)
-        anchor = self._streams[self._task.anchor]
-        first_problem: ObservationProblem | None = None
-        for stamp_ns in reversed(anchor.stamps):
-            if now_ns - stamp_ns > anchor.max_age_ns:
-                break
-            try:
-                return self._window_at(stamp_ns)
-            except ObservationProblem as problem:
-                first_problem = first_problem or problem
-        assert first_problem is not None  # check_fresh has passed the newest
-        raise first_problem
+        stamp_ns, aligned = self._newest_aligned(now_ns)
+        return Window(stamp_ns, {key: np.stack(values) for key, values in aligned.items()})
 
     def newest_complete_ns(self, now_ns: int) -> int | None:
         """Capture time of the newest step of `window(now_ns)`, None if there is no window."""
         try:
-            return self.window(now_ns).stamp_ns
+            return self._newest_aligned(now_ns)[0]
         except ObservationProblem:
             return None
 
-    def _window_at(self, anchor_ns: int) -> Window:
-        steps = range(self._task.n_obs_steps - 1, -1, -1)
-        grid = [anchor_ns - k * self._task.dt_ns for k in steps]
-        return Window(
-            anchor_ns,
-            {key: np.stack([self.sample(key, time_ns) for time_ns in grid]) for key in self._streams},
-        )
+    def _newest_aligned(self, now_ns: int) -> tuple[int, dict[str, list[Array]]]:
+        self.check_fresh(now_ns)
+        anchor = self._streams[self._task.anchor]
+        problems: list[ObservationProblem] = []
+        for stamp_ns in reversed(anchor.stamps):
+            if now_ns - stamp_ns > anchor.max_age_ns:
+                break
+            try:
+                return stamp_ns, self._aligned(stamp_ns)
+            except ObservationProblem as problem:
+                problems.append(problem)
+        raise problems[0]  # there is one: check_fresh has found the newest young enough
 
-    def _nothing(self, key: str) -> NoReturn:
-        stream = self._streams[key]
-        if stream.problem is not None:
-            raise stream.problem
-        raise StaleStream(key, f"{key}: nothing received on {stream.spec.topic} yet")
-
-    def _check_age(self, key: str, age_ns: int) -> None:
-        stream = self._streams[key]
-        spec = stream.spec
-        if age_ns > stream.max_age_ns:
-            if stream.problem is not None:
-                raise stream.problem
-            raise StaleStream(
-                key,
-                f"{key}: the newest usable sample of {spec.topic} is {age_ns / 1e9:.3f} s old, "
-                f"max_age_s is {spec.max_age_s:g}",
-            )
-
-
-def _latency_ns(spec: ObservationSpec) -> int:
-    return round(spec.latency_s * 1e9)
+    def _aligned(self, anchor_ns: int) -> dict[str, list[Array]]:
+        """The values of every stream on the grid that ends at a sample of the anchor, oldest first."""
+        grid = [anchor_ns - k * self._task.dt_ns for k in range(self._task.n_obs_steps - 1, -1, -1)]
+        return {key: [self.sample(key, time_ns) for time_ns in grid] for key in self._streams}
