@@ -221,6 +221,10 @@ STATE_MISTAKES: list[tuple[Change, list[str]]] = [
         lambda t: t["action"].update(grippers=[{**GRIPPER, "close_above": 0.1}]),
         ["grippers", "open_below below"],
     ),
+    (
+        lambda t: t["action"].update(grippers=[{**GRIPPER, "close_below": 0.1}]),
+        ["grippers", "close_below and open_above, for agent_y"],
+    ),
     (lambda t: t["action"]["limits"].update(jerk=[1.0]), ["action.limits.jerk", "2 value(s)"]),
     (lambda t: t["action"]["limits"].update(tracking_error=[9, 9]), ["limits.tracking_error", "state:"]),
     (

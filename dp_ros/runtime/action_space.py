@@ -216,13 +216,15 @@ class ActionSpace:
 
 def _with_hysteresis(values: Floats, gripper: GripperSpec, before: float | None) -> Floats:
     """What is sent for a sequence of policy values, (n,)."""
+    opens_below, closes_above = gripper.thresholds
+    closing = values * gripper.closing_sign
     if before is not None and np.isfinite(before):
         closed = bool(_is_closed(np.array(before), gripper))
     else:
-        closed = bool(len(values) and values[0] > (gripper.close_above + gripper.open_below) / 2)
-    sent = np.empty(len(values))
-    for i, value in enumerate(values):
-        closed = value > gripper.close_above or (closed and not value < gripper.open_below)
+        closed = bool(len(closing) and closing[0] > (closes_above + opens_below) / 2)
+    sent = np.empty(len(closing))
+    for i, value in enumerate(closing):
+        closed = value > closes_above or (closed and not value < opens_below)
         sent[i] = gripper.closed if closed else gripper.open
     return sent
 
@@ -233,7 +235,9 @@ def _is_closed(sent: Floats, gripper: GripperSpec) -> npt.NDArray[np.bool_]:
 
 def _policy_values(gripper: GripperSpec) -> tuple[float, float]:
     """Policy values that stand for open and for closed."""
-    if gripper.open < gripper.open_below and gripper.closed > gripper.close_above:
+    opens_below, closes_above = gripper.thresholds
+    sign = gripper.closing_sign
+    if sign * gripper.open < opens_below and sign * gripper.closed > closes_above:
         return gripper.open, gripper.closed
-    distance = gripper.close_above - gripper.open_below
-    return gripper.open_below - distance, gripper.close_above + distance
+    distance = closes_above - opens_below
+    return sign * (opens_below - distance), sign * (closes_above + distance)

@@ -70,9 +70,15 @@ class Limits(Strict):
 class GripperSpec(Strict):
     """A value that is either open or closed, with hysteresis; it is never blended."""
 
+    _later: ClassVar[frozenset[str]] = frozenset({"close_above", "open_below", "close_below", "open_above"})
+
     name: str = Field(description="which of names it is")
-    close_above: float = Field(description="the policy's value above which it closes")
-    open_below: float = Field(description="the policy's value below which it opens")
+    close_above: float | None = Field(default=None, description="the policy's value above which it closes")
+    open_below: float | None = Field(default=None, description="the policy's value below which it opens")
+    close_below: float | None = Field(
+        default=None, description="instead, where the value is an opening: below this it closes"
+    )
+    open_above: float | None = Field(default=None, description="with close_below: above this it opens")
     open: float = Field(description="what is sent to open it")
     closed: float = Field(description="what is sent to close it")
     topic: str | None = Field(
@@ -80,6 +86,19 @@ class GripperSpec(Strict):
         pattern=TOPIC,
         description=f"topic of its own ({ARRAY}); without one it is part of the main message",
     )
+
+    @property
+    def closing_sign(self) -> int:
+        """1 where a higher value closes, -1 where a higher value opens."""
+        return -1 if self.close_below is not None else 1
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Below the first it opens, above the second it closes; of values times `closing_sign`."""
+        if self.close_below is not None and self.open_above is not None:
+            return -self.open_above, -self.close_below
+        assert self.open_below is not None and self.close_above is not None
+        return self.open_below, self.close_above
 
 
 class ActionSpec(Strict):
@@ -188,9 +207,7 @@ class ActionSpec(Strict):
         for gripper in self.grippers:
             if gripper.name not in self.names:
                 fail("grippers", gripper.name, f"one of {', '.join(self.names)}", self.names)
-            if not gripper.open_below < gripper.close_above:
-                given = {"open_below": gripper.open_below, "close_above": gripper.close_above}
-                fail("grippers", given, f"open_below below close_above for {gripper.name}")
+            _check_thresholds(gripper)
             if gripper.topic is None and self.type in (POSE, TWIST):
                 fail("grippers", gripper.name, f"a topic of its own: {self.type} has no room for it")
             if gripper.topic == self.topic:
@@ -240,3 +257,21 @@ class ActionSpec(Strict):
                 fail("limits.keep_out", {"min": box.min, "max": box.max}, "one min and max for each of names")
             if any(not low < high for low, high in zip(box.min, box.max, strict=True)):
                 fail("limits.keep_out", {"min": box.min, "max": box.max}, "min below max")
+
+
+def _check_thresholds(gripper: GripperSpec) -> None:
+    """A gripper has one pair of thresholds, with room between them."""
+    keys = ("close_above", "open_below", "close_below", "open_above")
+    given = {key: value for key in keys if (value := getattr(gripper, key)) is not None}
+    if set(given) == {"close_above", "open_below"}:
+        if not given["open_below"] < given["close_above"]:
+            fail("grippers", given, f"open_below below close_above for {gripper.name}")
+    elif set(given) == {"close_below", "open_above"}:
+        if not given["close_below"] < given["open_above"]:
+            fail("grippers", given, f"close_below below open_above for {gripper.name}")
+    else:
+        fail(
+            "grippers",
+            given,
+            f"close_above and open_below, or close_below and open_above, for {gripper.name}",
+        )

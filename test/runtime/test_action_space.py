@@ -17,6 +17,7 @@ from dp_ros.task import TaskSpec, load_task
 from dp_ros.task.action import ROTATION_NAMES
 
 GRIPPER = {"name": "gripper", "close_above": 0.6, "open_below": 0.4, "open": 0.0, "closed": 0.8}
+OPENING = {"name": "gripper", "close_below": 0.4, "open_above": 0.6, "open": 1.2, "closed": -0.1}
 ROTATIONS = ("quaternion", "axis_angle", "6d")
 POSE_FIELDS = [f"position.{a}" for a in "xyz"] + [f"orientation.{a}" for a in "xyzw"]
 
@@ -202,11 +203,20 @@ def test_a_gripper_changes_only_beyond_its_thresholds(
     assert commands[:, 1].tolist() == [0.8 * s for s in sent]
 
 
+def test_a_gripper_whose_value_is_its_opening_closes_below() -> None:
+    given_ = np.zeros((6, 3))
+    given_[:, 1] = [1.2, 0.5, 0.2, 0.5, 0.7, 0.5]
+    commands = joint_space(gripper=OPENING).to_commands(given_)
+    assert commands[:, 1].tolist() == [1.2, 1.2, -0.1, -0.1, 1.2, 1.2]
+
+
 @pytest.mark.parametrize(
     ("gripper", "values"),
     [
         (GRIPPER, [0.0, 0.8]),
         ({**GRIPPER, "open": 0.085, "closed": 0.0}, [0.2, 0.8]),
+        (OPENING, [1.2, -0.1]),
+        ({**OPENING, "open": 1.0, "closed": 0.0, "open_above": 2.0, "close_below": 1.0}, [3.0, 0.0]),
     ],
 )
 @pytest.mark.parametrize("before", [0, 1])
