@@ -15,9 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dp_ros.benchmark.report import interval_words
-
-#: Simplest first. `naive` is no candidate: it exists to be compared with.
-CANDIDATE_MODES = ("replace", "ensemble", "rtc")
+from dp_ros.runtime.execution import MODES, Mode
 
 RULE = (
     "merit = mean over the injected latencies of (mean score + success rate) / 2; of the candidates within one "
@@ -31,12 +29,12 @@ class Candidate:
     """An execution and how it did.
 
     Attributes:
-        mode: one of CANDIDATE_MODES.
+        mode: as in `Execution`; those are in the order of simplicity.
         infer_every: steps between inferences, 0 for back to back.
         merit_by_seed: seed to the mean of (score + success) / 2 over its repeats and all latencies.
     """
 
-    mode: str
+    mode: Mode
     infer_every: int
     merit_by_seed: Mapping[int, float]
 
@@ -98,4 +96,4 @@ def _standard_error(a: Candidate, b: Candidate) -> float:
 
 def _complexity(candidate: Candidate) -> tuple[int, float]:
     inferences_a_step = 1 / candidate.infer_every if candidate.infer_every else np.inf
-    return CANDIDATE_MODES.index(candidate.mode), inferences_a_step
+    return MODES.index(candidate.mode), inferences_a_step

@@ -148,6 +148,7 @@ def _seam(panel: Any, seam: Mapping[str, SeamResult], unit: str) -> None:
         return _not_measured(panel)
     axes = panel.subplots()
     kinds = (
+        ("position_jump_max", f"position\n({unit})"),
         ("velocity_jump_max", f"velocity\n({unit}/s)"),
         ("acceleration_jump_max", f"acceleration\n({unit}/s²)"),
     )

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-#: Ways to execute chunks, the naive one last built into any product: see `seam` and `delay`.
-MODES = ("naive", "replace", "ensemble", "rtc")
+BenchmarkMode = Literal["naive", "replace", "ensemble", "rtc"]
+#: Ways to execute chunks; the naive one exists to be compared with.
+MODES: tuple[BenchmarkMode, ...] = ("naive", "replace", "ensemble", "rtc")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TickResult:
 class SeamResult:
     """Largest jumps of the commanded motion where one chunk follows another (`dp_ros.benchmark.seam`)."""
 
+    position_jump_max: float
     velocity_jump_max: float
     acceleration_jump_max: float
     seams: int
@@ -162,8 +164,10 @@ def _stages_table(stages_ms: Mapping[str, Quantiles]) -> Table:
 
 
 def _seam_table(seam: Mapping[str, SeamResult]) -> Table:
-    headings = ("seams", "velocity jump", "below naive", "acceleration jump", "below naive")
-    table = _table("largest jump of the commanded motion at a seam (units/s, units/s²)", "mode", headings)
+    headings = ("seams", "position", "velocity", "naive / this", "accel.", "naive / this")
+    table = _table(
+        "largest jump of the commanded motion at a seam (units, units/s, units/s²)", "mode", headings
+    )
     naive = seam.get("naive")
     for mode, found in seam.items():
         ratios = ["", ""]
@@ -173,33 +177,28 @@ def _seam_table(seam: Mapping[str, SeamResult]) -> Table:
                 times(naive.acceleration_jump_max, found.acceleration_jump_max),
             ]
         velocity, acceleration = f"{found.velocity_jump_max:.3g}", f"{found.acceleration_jump_max:.3g}"
-        table.add_row(mode, f"{found.seams}", velocity, ratios[0], acceleration, ratios[1])
+        position = f"{found.position_jump_max:.3g}"
+        table.add_row(mode, f"{found.seams}", position, velocity, ratios[0], acceleration, ratios[1])
     return table
 
 
 def times(larger: float, smaller: float) -> str:
-    """How many times smaller one number is than another, for a person."""
-    return f"{larger / smaller:.3g} x" if smaller > 0 else "no jump"
+    """How many times one number is another, for a person."""
+    return f"{larger / smaller:.3g}" if smaller > 0 else "no jump"
 
 
 def _delay_table(delay: Mapping[str, Mapping[int, DelayResult]]) -> Table:
-    latencies = sorted({ms for by_ms in delay.values() for ms in by_ms})
-    headings = [f"{ms} ms" for ms in latencies]
-    table = _table(
-        "mean score [95 % interval] / success rate, by injected latency", "mode, inference every", headings
-    )
+    headings = ("injected ms", "mean score", "95 % interval", "success rate")
+    table = _table("scores under delay", "mode, inference every", headings)
     for mode, by_ms in delay.items():
-        every = next(iter(by_ms.values())).infer_every
-        cells = [_delay_cell(by_ms[ms]) if ms in by_ms else "" for ms in latencies]
-        table.add_row(f"{mode}, {interval_words(every)}", *cells)
+        for row, (ms, found) in enumerate(sorted(by_ms.items())):
+            name = f"{mode}, {interval_words(found.infer_every)}" if row == 0 else ""
+            low_high = "{:.3f} to {:.3f}".format(*found.interval_95) if found.interval_95 else ""
+            table.add_row(name, f"{ms}", f"{found.mean_score:.3f}", low_high, f"{found.success_rate:.3f}")
+        table.add_section()
     return table
 
 
 def interval_words(infer_every: int) -> str:
     """How often inference runs, for a person."""
     return f"{infer_every} steps" if infer_every else "back to back"
-
-
-def _delay_cell(found: DelayResult) -> str:
-    low_high = f" [{found.interval_95[0]:.3f}, {found.interval_95[1]:.3f}]" if found.interval_95 else ""
-    return f"{found.mean_score:.3f}{low_high} / {found.success_rate:.3f}"
