@@ -1,7 +1,7 @@
 """The sampler of a policy as one ONNX graph: normalise, denoise K times, unnormalise.
 
-torch exports three pieces, the observation's half of FiLM, the prefix and one denoising step; the step is then
-repeated in the graph with shared weights, which takes seconds where exporting the unrolled loop takes minutes.
+torch exports two pieces, the observation's half of FiLM and one denoising step; the step is then repeated in the
+graph with shared weights, which takes seconds where exporting the unrolled loop takes minutes.
 Noise levels are constants of the schedule, so their embedding and their half of FiLM are computed here and
 stored. Easy to get wrong: the graph has its own arithmetic of DDIM and DDPM, so it must be held against the loop
 of diffusers (`export` does).
@@ -22,6 +22,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from dp_ros.errors import UserError
 from dp_ros.inference.manifest import PREFIX_INPUT, PREFIX_WEIGHTS_INPUT, STEP_NOISE_INPUT, TensorSpec
 from dp_ros.inference.sampler import DenoisingStep, denoising_steps
 from dp_ros.policies.diffusion import DiffusionPolicy, guidance_gain
@@ -41,19 +42,6 @@ class ObservationHalf(nn.Module):
         """See the class."""
         observation = dict(zip(self.policy.task.observations, streams, strict=True))
         return self.policy.unet.film_of_observation(self.policy.encode(observation))
-
-
-class PrefixHalf(nn.Module):
-    """Prefix (1, T, A) in robot units and weights (1, T) to the normalised prefix and the mask of known actions."""
-
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, prefix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
-        planned, known = self.policy.normalize_prefix(prefix, weights)
-        return planned, known.to(planned.dtype)
 
 
 class OneStep(nn.Module):
@@ -106,8 +94,11 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     Inputs are {stream: (1, n_obs_steps, *shape)}, `noise`, for DDPM `step_noise`, and optionally `prefix` and
     `prefix_weights`, whose default weights of 0 change nothing.
     """
-    task, normalizer = policy.task, policy.normalizers["action"]
+    task = policy.task
     streams = {key: (1, task.n_obs_steps, *spec.shape) for key, spec in task.observations.items()}
+    taken = [key for key in streams if key in ("noise", STEP_NOISE_INPUT, PREFIX_INPUT, PREFIX_WEIGHTS_INPUT)]
+    if taken:
+        raise UserError(f"task {task.name}: observation {taken[0]} has the name of another input; rename it")
     actions, weights = (1, task.horizon, task.action.dim), (1, task.horizon)
     steps = denoising_steps(policy.sampler)
     masked, noisy = policy.unet.mask_channel, policy.sampler.method == "ddpm"
@@ -119,7 +110,6 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     step_inputs |= {"known": weights} if masked else {}
     step_inputs |= {"fresh": actions} if noisy else {}
     head = _exported(ObservationHalf(policy), streams, ["film"])
-    prefix = _exported(PrefixHalf(policy), {"prefix": actions, "weights": weights}, ["planned", "known"])
     body = _exported(OneStep(policy), step_inputs, ["next"])
 
     graph = _Graph()
@@ -132,34 +122,45 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
         inputs[name] = TensorSpec(shape=shape, dtype="float32", optional=True)
         graph.constant(name, np.zeros(shape, np.float32))
     graph.add(head, "observation/", {**{key: key for key in streams}, "film": "observation_film"})
-    graph.add(
-        prefix,
-        "prefix/",
-        {"prefix": PREFIX_INPUT, "weights": PREFIX_WEIGHTS_INPUT, "planned": "planned", "known": "known"},
-    )
+    _add_prefix(graph, policy)
     x = "noise"
     for k, (step, film) in enumerate(zip(steps, films, strict=True)):
         graph.constant(f"film/{k}", film[None])
         graph.constant(f"coefficients/{k}", _coefficients(step))
         names = {"x": x, "observation_film": "observation_film", "step_film": f"film/{k}"}
-        names |= {"coefficients": f"coefficients/{k}", "planned": "planned", "weights": PREFIX_WEIGHTS_INPUT}
-        names |= {"known": "known", "fresh": f"fresh/{k}", "next": f"actions/{k}"}
+        names |= {
+            "coefficients": f"coefficients/{k}",
+            "planned": "prefix/planned",
+            "weights": PREFIX_WEIGHTS_INPUT,
+        }
+        names |= {"known": "prefix/known", "fresh": f"fresh/{k}", "next": f"actions/{k}"}
         if noisy:
             graph.constant(f"number/{k}", np.array([k]))
             graph.node("Gather", [STEP_NOISE_INPUT, f"number/{k}"], f"fresh/{k}", axis=0)
         graph.add(body, f"step{k}/", names, shared="network/")
         x = f"actions/{k}"
-    graph.constant("action/offset", np.asarray(normalizer.offset))
-    graph.constant("action/scale", np.asarray(normalizer.scale))
-    graph.constant("one", np.ones(1, np.float32))
-    graph.constant("last", np.array([2]))
-    graph.node("Sub", [x, "action/offset"], "shifted")
-    graph.node("Div", ["shifted", "action/scale"], "drawn")
-    graph.node("GreaterOrEqual", [PREFIX_WEIGHTS_INPUT, "one"], "fixed")
-    graph.node("Unsqueeze", ["fixed", "last"], "fixed/column")
-    graph.node("Where", ["fixed/column", PREFIX_INPUT, "drawn"], "action")
+    graph.node("Sub", [x, "action/offset"], "action/shifted")
+    graph.node("Div", ["action/shifted", "action/scale"], "action/drawn")
+    graph.constant("prefix/last", np.array([2]))
+    graph.node("Unsqueeze", ["prefix/fixed", "prefix/last"], "prefix/fixed/column")
+    graph.node("Where", ["prefix/fixed/column", PREFIX_INPUT, "action/drawn"], "action")
     graph.save(path, {name: spec.shape for name, spec in inputs.items()}, {"action": actions})
     return inputs
+
+
+def _add_prefix(graph: _Graph, policy: DiffusionPolicy) -> None:
+    """The prefix as the steps take it, as `DiffusionPolicy.normalize_prefix` gives it: `prefix/planned` etc."""
+    normalizer = policy.normalizers["action"]
+    graph.constant("action/offset", np.asarray(normalizer.offset))
+    graph.constant("action/scale", np.asarray(normalizer.scale))
+    graph.constant("prefix/one", np.ones(1, np.float32))
+    graph.node("Mul", [PREFIX_INPUT, "action/scale"], "prefix/scaled")
+    graph.node("Add", ["prefix/scaled", "action/offset"], "prefix/planned")
+    graph.node("GreaterOrEqual", [PREFIX_WEIGHTS_INPUT, "prefix/one"], "prefix/fixed")
+    if policy.unet.mask_channel:
+        graph.constant("prefix/trained", policy.rows_taken_as_known()[None].numpy())
+        graph.node("And", ["prefix/fixed", "prefix/trained"], "prefix/known/bool")
+        graph.node("Cast", ["prefix/known/bool"], "prefix/known", to=TensorProto.FLOAT)
 
 
 class _Graph:

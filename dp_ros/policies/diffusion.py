@@ -168,14 +168,19 @@ class DiffusionPolicy(nn.Module):
         return torch.where(weights.unsqueeze(-1) >= 1.0, wanted, drawn)
 
     def normalize_prefix(self, prefix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Prefix (B, horizon, action_dim) in [-1, 1], and which of it (B, horizon) the network is given as known.
+        """Prefix (B, horizon, action_dim) in [-1, 1], and which of it (B, horizon) the network is given as known."""
+        known = (weights >= 1.0) & self.rows_taken_as_known()
+        return self.normalizers["action"].normalize(prefix), known  # type: ignore[operator]
 
-        A network without a mask channel is given none; one with it no more than it was trained with, the rest of a
-        longer prefix is led by guidance.
+    def rows_taken_as_known(self) -> Tensor:
+        """Rows (horizon,) bool that the network can be given as known.
+
+        None without a mask channel; with it no more than it was trained with, guidance leads the rest of a longer
+        prefix.
         """
-        longest = self.task.n_obs_steps - 1 + self.network.prefix_steps if self.network.prefix_steps else 0
-        trained = torch.arange(self.task.horizon) < longest
-        return self.normalizers["action"].normalize(prefix), (weights >= 1.0) & trained  # type: ignore[operator]
+        prefix_steps = self.network.prefix_steps
+        longest = self.task.n_obs_steps - 1 + prefix_steps if prefix_steps else 0
+        return torch.arange(self.task.horizon) < longest
 
     def _fresh_noise(self, noise: Tensor, n_steps: int) -> Tensor | None:
         """Noise (n_steps, B, horizon, action_dim) that DDPM adds; None for DDIM."""
