@@ -64,6 +64,13 @@ END
   if [ -z "${ROS_AUTOMATIC_DISCOVERY_RANGE:-}" ] && [ -z "${ROS_STATIC_PEERS:-}" ]; then
     export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
   fi
+  # Shared memory large enough for pictures, unless the shell says otherwise or there is little (dp_ros/dds.py).
+  if [ -z "${FASTRTPS_DEFAULT_PROFILES_FILE:-}${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTDDS_BUILTIN_TRANSPORTS:-}" ]; then
+    _dp_ros_free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
+    if [ "${_dp_ros_free:-0}" -ge 262144 ]; then
+      export FASTRTPS_DEFAULT_PROFILES_FILE="$_dp_ros_root/config/fastdds.xml"
+    fi
+  fi
 fi
-unset _dp_ros_root _dp_ros_ros _dp_ros_folder _dp_ros_rest
+unset _dp_ros_root _dp_ros_ros _dp_ros_folder _dp_ros_rest _dp_ros_free
 unset -f _dp_ros_prepend

@@ -23,6 +23,7 @@ from types import FrameType
 
 from dp_ros import process_guard
 from dp_ros.bringup import Bringup, NodeSpec
+from dp_ros.dds import profile_variables
 from dp_ros.errors import UserError
 
 #: Called with the node's name and a line of its output.
@@ -188,7 +189,8 @@ def running(
     """
     if log_dir is not None:
         log_dir.mkdir(parents=True, exist_ok=True)
-    variables = {**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"}
+    given = os.environ if environment is None else environment
+    variables = {**given, **profile_variables(given), "PYTHONUNBUFFERED": "1"}
     nodes: dict[str, NodeProcess] = {}
     processes = Processes(nodes)
     with _signals_end_the_run(), process_guard.guard() as protect:

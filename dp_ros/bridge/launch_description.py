@@ -9,12 +9,16 @@ ROS node of its own, whose end a second Ctrl-C can turn into an abort.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch_ros.actions import Node
 
 from dp_ros.bringup import NodeSpec, arguments_of, from_text
+from dp_ros.dds import profile_variables
 
 
 def launch_description(name: str) -> LaunchDescription:
@@ -23,7 +27,8 @@ def launch_description(name: str) -> LaunchDescription:
 
     def nodes(context: LaunchContext) -> list[Action]:
         given = {argument.name: context.launch_configurations[argument.name] for argument in arguments}
-        return [_action(node) for node in from_text(name, given).nodes]
+        variables = profile_variables(os.environ)
+        return [_action(node, variables) for node in from_text(name, given).nodes]
 
     declared = [
         DeclareLaunchArgument(
@@ -40,7 +45,7 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _action(node: NodeSpec) -> Action:
+def _action(node: NodeSpec, variables: Mapping[str, str]) -> Action:
     return Node(
         package="dp_ros",
         executable=node.executable,
@@ -48,6 +53,7 @@ def _action(node: NodeSpec) -> Action:
         namespace=node.namespace,
         parameters=[dict(node.parameters)],
         remappings=list(node.remappings.items()),
+        additional_env=dict(variables),
         output="screen",
         emulate_tty=True,
         on_exit=[OpaqueFunction(function=_end_of, args=[node.name])] if node.required else None,
