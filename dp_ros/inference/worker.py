@@ -1,8 +1,8 @@
-"""One thread that runs one inference at a time, so that no callback ever waits for a model.
+"""The thread that runs one inference at a time, so that no callback ever waits for a model.
 
-Results are handed over on the caller's thread: `wake` only announces them, `take` fetches them. Easy to get
-wrong: the thread must be joined before its engine goes away, and a result that nobody takes must not keep it
-alive.
+Results are handed over on the caller's thread: `wake` only announces them, `take` fetches them. A model is changed
+in the queue too, so always between two inferences. Easy to get wrong: the thread must be joined before its engine
+goes away, and a result that nobody takes must not keep it alive.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -20,24 +20,44 @@ from dp_ros.inference.engine import Engine
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.runtime.execution import InferenceRequest
 
+Actions = npt.NDArray[np.float32]
+#: Seeds of alternatives are this far from the run's own, so that no run draws them.
+ALTERNATIVE_SEED = 2**64
+
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """What became of a request: actions (horizon, dim), or why there are none."""
+    """What became of a request: actions (horizon, dim), or why there are none.
+
+    Attributes:
+        request: what was asked for.
+        actions: what was sampled, None if that failed.
+        problem: why, for a person.
+        inference_ns: wall time that it took, from its submission on.
+        alternatives: further samples for the same observations, if this was asked for with `sample_alternatives`.
+    """
 
     request: InferenceRequest
-    actions: npt.NDArray[np.float32] | None
+    actions: Actions | None
     problem: str
     inference_ns: int
+    alternatives: tuple[Actions, ...] | None = None
 
 
-def sample_request(engine: Engine, request: InferenceRequest) -> npt.NDArray[np.float32]:
+def sample_request(engine: Engine, request: InferenceRequest) -> Actions:
     """Actions (horizon, dim) for a request, with the noise that its seed and step stand for."""
     shape = (engine.task.horizon, engine.task.action.dim)
     noise = sampling_noise(request.seed, request.step, shape)
     if request.prefix is None:
         return engine.sample(request.window.observations, noise)
     return engine.sample(request.window.observations, noise, request.prefix)
+
+
+@dataclass(frozen=True)
+class _Job:
+    request: InferenceRequest
+    submitted_ns: int
+    alternatives: int | None = None
 
 
 class InferenceWorker:
@@ -50,14 +70,25 @@ class InferenceWorker:
 
     def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
         self._engine, self._wake = engine, wake
-        self._requests: SimpleQueue[InferenceRequest | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | Engine | None] = SimpleQueue()
         self._results: SimpleQueue[InferenceResult] = SimpleQueue()
+        self._urgent = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
     def submit(self, request: InferenceRequest) -> None:
         """Queue an inference."""
-        self._requests.put(request)
+        self._urgent.set()
+        self._jobs.put(_Job(request, time.monotonic_ns()))
+
+    def sample_alternatives(self, request: InferenceRequest, n: int) -> None:
+        """Sample `n` more times for a request, with other noise; broken off by the next `submit`."""
+        self._urgent.clear()
+        self._jobs.put(_Job(request, time.monotonic_ns(), n))
+
+    def change_engine(self, engine: Engine) -> None:
+        """Run another engine from the next inference on."""
+        self._jobs.put(engine)
 
     def take(self) -> InferenceResult | None:
         """The next result, None if there is none."""
@@ -68,17 +99,36 @@ class InferenceWorker:
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """End the thread after the inference under way; False if that took longer than `timeout_s`."""
-        self._requests.put(None)
+        self._urgent.set()
+        self._jobs.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (request := self._requests.get()) is not None:
-            begin_ns = time.monotonic_ns()
-            actions, problem = None, ""
+        while (job := self._jobs.get()) is not None:
+            if not isinstance(job, _Job):
+                self._engine = job
+                continue
+            actions, alternatives, problem = None, None, ""
             try:
-                actions = sample_request(self._engine, request)
+                if job.alternatives is not None:
+                    alternatives = self._alternatives(job)
+                else:
+                    actions = sample_request(self._engine, job.request)
             except Exception as error:  # whatever an engine raises must end the run, not the thread
-                problem = f"{type(error).__name__}: {error}"
-            self._results.put(InferenceResult(request, actions, problem, time.monotonic_ns() - begin_ns))
+                problem, alternatives = (
+                    f"{type(error).__name__}: {error}",
+                    () if job.alternatives is not None else None,
+                )
+            took_ns = time.monotonic_ns() - job.submitted_ns
+            self._results.put(InferenceResult(job.request, actions, problem, took_ns, alternatives))
             self._wake()
+
+    def _alternatives(self, job: _Job) -> tuple[Actions, ...]:
+        found: list[Actions] = []
+        for k in range(1, (job.alternatives or 0) + 1):
+            if self._urgent.is_set():
+                break
+            seed = job.request.seed + k * ALTERNATIVE_SEED
+            found.append(sample_request(self._engine, replace(job.request, seed=seed)))
+        return tuple(found)

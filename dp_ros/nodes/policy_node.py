@@ -1,8 +1,8 @@
-"""Runs a policy on a robot: observations in, action trajectories out, inside a `RunPolicy` goal only.
+"""Runs a policy on a robot: observations in, commands out, inside a `RunPolicy` goal only.
 
 A lifecycle node. Configuring loads task and model and starts to listen; activating allows goals; nothing is
 commanded outside a goal. The loop itself is `runtime.Controller`; this file connects it to topics, to the
-worker thread and, in lockstep simulation, to the clock.
+worker thread, to the command stream and, in lockstep simulation, to the clock.
 """
 
 from __future__ import annotations
@@ -10,91 +10,79 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from dp_ros.action import RunPolicy
-from dp_ros.bridge.clock import to_ns, to_stamp
-from dp_ros.bridge.codecs import CodecProblem, decode, message_class
+from dp_ros.bridge.command_stream import CommandStream
 from dp_ros.bridge.lockstep import LockstepParticipant
-from dp_ros.bridge.outputs import TrajectoryOutput, encode_chunk, make_output
+from dp_ros.bridge.log import RosLogHandler
+from dp_ros.bridge.observations import ObservationIntake
+from dp_ros.bridge.outputs import encode_chunk
 from dp_ros.bridge.parameters import declare
-from dp_ros.bridge.qos import observation_qos, reliable_qos
+from dp_ros.bridge.qos import reliable_qos
+from dp_ros.bridge.safety_inputs import SafetyInputs
 from dp_ros.bridge.spin import run_node
 from dp_ros.errors import UserError
-from dp_ros.inference.load import ENGINES, load_engine
+from dp_ros.inference.engine import Engine
+from dp_ros.inference.load import load_engine
 from dp_ros.inference.worker import InferenceResult, InferenceWorker
 from dp_ros.msg import ActionChunk as ActionChunkMsg
-from dp_ros.msg import PolicyStatus
+from dp_ros.nodes.model_swap import ModelSwap
+from dp_ros.nodes.policy_goal import PolicyGoal
+from dp_ros.nodes.policy_options import declare_parameters, execution_of, read_options
+from dp_ros.nodes.policy_view import PolicyView
 from dp_ros.runtime.chunk import ActionChunk
-from dp_ros.runtime.controller import INFERENCE_FAILED, Controller, Stop
-from dp_ros.runtime.observation import BadObservation, ObservationProblem
+from dp_ros.runtime.controller import Controller, Stop
+from dp_ros.runtime.observation import BadObservation
 from dp_ros.runtime.outlet import outright
-from dp_ros.runtime.spline import TrajectoryPoints
-from dp_ros.runtime.supervisor import SafetyOptions
+from dp_ros.runtime.safety import BadAction
+from dp_ros.runtime.supervisor import (
+    CONTROLLER_SILENT,
+    INFERENCE_FAILED,
+    Reaction,
+    Verdict,
+)
 from dp_ros.task import load_task
 
 #: Period of the watch that works also when simulated time stands still, wall time.
 WATCH_S = 0.05
-FEEDBACK_S = 0.1
 #: Period of the status between goals, which says whether a goal could begin.
 IDLE_STATUS_S = 0.25
 
 
 class PolicyNode(LifecycleNode):
-    """The policy as a lifecycle node (action `~/run`, topics `~/action_chunk`, `~/status`)."""
+    """The policy as a lifecycle node (action `~/run`, topics `~/status`, `~/action_chunk`, `/diagnostics`)."""
 
     def __init__(self) -> None:
         super().__init__("policy")
-        declare(self, "task", "", "task file or name; empty: the model's own")
-        declare(self, "model", "", "model folder with a manifest.json")
-        declare(self, "engine", "auto", "what runs the model", choices=tuple(ENGINES))
-        declare(self, "threads", 1, "processor threads of one inference", low=1, high=64)
-        declare(self, "num_inference_steps", 0, "DDIM steps; 0: as the model says", low=0, high=1000)
-        declare(
-            self,
-            "lockstep",
-            False,
-            "take part in lockstep simulation: tick with /clock, infer while it stands still",
-            read_only=True,
-        )
-        declare(self, "margin_s", 0.01, "an action due sooner than this counts as late, s", low=0.0, high=1.0)
-        declare(
-            self,
-            "stale_grace_s",
-            1.0,
-            "how long observations may be missing or stale before the goal is aborted, s",
-            low=0.0,
-            high=60.0,
-        )
-        declare(
-            self,
-            "clock_timeout_s",
-            5.0,
-            "wall time without progress of simulated time after which the goal is aborted, s",
-            low=0.1,
-            high=600.0,
-        )
+        declare_parameters(self)
         self.autostart: bool = declare(
             self, "autostart", False, "configure and activate at once", read_only=True
         )
         self.last_error = ""
         self._configured = self._active = False
-        self._goal: Any = None
+        self._swap = ModelSwap(self, load=self._load, use=self._change_model)
+        self._log_handler = RosLogHandler(self.get_logger())
+        self._log_handler.attach()
+
+    def destroy_node(self) -> None:
+        """Release everything, in whichever state it is."""
+        self._swap.destroy()
+        self._disconnect()
+        self._log_handler.detach()
+        super().destroy_node()
 
     # --- lifecycle --------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load task and model, listen to the observations."""
         try:
-            self._load()
+            self._connect(self._load(self.get_parameter("model").value))
         except UserError as error:
             self.last_error = str(error)
             self.get_logger().error(self.last_error)
             return TransitionCallbackReturn.FAILURE
-        self._connect()
-        self._configured = True
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -109,149 +97,176 @@ class PolicyNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release the model, the topics and the thread."""
+        """Release the model, the topics and the threads."""
         self._disconnect()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End the goal being run and release everything."""
         self._active = False
-        self._finish(Stop(RunPolicy.Result.DEACTIVATED, "the node was shut down"))
+        if self._configured:
+            self._finish(Stop(RunPolicy.Result.DEACTIVATED, "the node was shut down"))
         self._disconnect()
         return TransitionCallbackReturn.SUCCESS
 
-    def _value(self, name: str) -> Any:
-        return self.get_parameter(name).value
+    def _load(self, model: str) -> Engine:
+        """Load a model as the parameters say; takes seconds and may be called from any thread.
 
-    def _load(self) -> None:
-        model = self._value("model")
+        Raises:
+            UserError: if it cannot be loaded.
+        """
         if not model:
             raise UserError("parameter model is empty; give a model folder, e.g. model:=models/pusht_state")
-        self._engine = load_engine(
+        return load_engine(
             model,
-            engine=self._value("engine"),
-            threads=self._value("threads"),
-            num_inference_steps=self._value("num_inference_steps") or None,
+            engine=self.get_parameter("engine").value,
+            threads=self.get_parameter("threads").value,
+            num_inference_steps=self.get_parameter("num_inference_steps").value or None,
         )
-        self._task = load_task(self._value("task")) if self._value("task") else self._engine.task
-        self._task.require_same_policy(self._engine.task)
-        self._model_id = self._engine.manifest.model_id
-        self._lockstep: bool = self._value("lockstep")
-        self._controller = Controller(
-            self._task,
-            immediate=self._lockstep,
-            margin_s=self._value("margin_s"),
-            safety=SafetyOptions(stale_grace_s=self._value("stale_grace_s")),
-        )
-        self._classes = {key: message_class(spec.type) for key, spec in self._task.observations.items()}
-        self.get_logger().info(f"model {self._model_id}, task {self._task.name}, engine {self._engine.name}")
 
-    def _connect(self) -> None:
-        self._output = make_output(self, self._task.action)
-        self._chunk_pub = self.create_publisher(ActionChunkMsg, "~/action_chunk", reliable_qos())
-        self._status_pub = self.create_publisher(PolicyStatus, "~/status", reliable_qos())
-        self._problem: ObservationProblem | None = None
+    def _connect(self, engine: Engine) -> None:
+        """Make everything that a configured node has; raises UserError, leaving nothing behind."""
+        name = self.get_parameter("task").value
+        task = load_task(name) if name else engine.task
+        task.require_same_policy(engine.task)
+        self._options = o = read_options(self)
+        if o.lockstep and task.action.output != "trajectory":
+            raise UserError(f"task {task.name}: output is {task.action.output}; lockstep needs trajectory")
+        execution = execution_of(self, engine.manifest)
+        execution.require(task, engine.prefix)
+        self._task, self._engine = task, engine
+        self._controller = Controller(
+            task, immediate=o.lockstep, margin_s=o.margin_s, execution=execution, safety=o.safety
+        )
         self._pending_ns: int | None = None
-        self._inferring = False
+        self._verdict, self._inferring = Verdict(), False
         self._inference_ms = 0.0
-        self._progress_s = self._status_s = self._feedback_s = time.monotonic()
+        self._output_error: Exception | None = None
+        self._progress_s = self._status_s = time.monotonic()
         self._guard = self.create_guard_condition(self._take_results)
-        self._worker = InferenceWorker(self._engine, self._guard.trigger)
-        self._subscriptions_held = [
-            self.create_subscription(
-                self._classes[key],
-                spec.topic,
-                lambda message, key=key: self._receive(key, message),
-                observation_qos(lockstep=self._lockstep),
-            )
-            for key, spec in self._task.observations.items()
-        ]
-        self._participant = (
-            LockstepParticipant(self, "policy", self._lockstep_tick) if self._lockstep else None
+        self._commands = CommandStream(
+            self,
+            task.action,
+            self._controller.outlet,
+            dry_run=o.dry_run,
+            realtime_priority=o.realtime_priority,
+            on_error=self._output_failed,
+        )
+        self._configured = True
+        self._chunk_pub = self.create_publisher(ActionChunkMsg, "~/action_chunk", reliable_qos())
+        self._view = PolicyView(self, task, o)
+        self._worker = InferenceWorker(engine, self._guard.trigger)
+        self._intake = ObservationIntake(
+            self,
+            task,
+            self._controller.buffer,
+            lockstep=o.lockstep,
+            now_ns=self._now,
+            on_sample=self._sampled,
+        )
+        self._participant = LockstepParticipant(self, "policy", self._lockstep_tick) if o.lockstep else None
+        self._goal = PolicyGoal(self, self._refusal, self._begin)
+        self._inputs = SafetyInputs(
+            self,
+            self._controller.supervisor,
+            react=self._react,
+            goal_running=lambda: self._goal.running,
+            operator_topic=o.operator_topic,
+            operator_type=o.operator_type or task.action.type,
         )
         self._watch_timer = self.create_timer(
             WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self._action_server = ActionServer(
-            self,
-            RunPolicy,
-            "~/run",
-            execute_callback=self._conclude,
-            goal_callback=self._consider,
-            handle_accepted_callback=self._begin,
-            cancel_callback=self._cancel,
+        every = "back to back" if execution.infer_every == 0 else f"infer_every {execution.infer_every}"
+        self.get_logger().info(
+            f"model {engine.manifest.model_id}, task {task.name}, engine {engine.name}, mode {execution.mode}, {every}"
+            + (", DRY RUN: nothing is sent to the robot" if o.dry_run else "")
         )
 
     def _disconnect(self) -> None:
         if not self._configured:
             return
         self._configured = False
+        self.destroy_timer(self._watch_timer)
+        if not self._commands.destroy(self._now()):
+            self.get_logger().error("the setpoint thread did not end within 2 s")
         if not self._worker.close():
             self.get_logger().error("the inference thread did not end within 5 s")
-        self._action_server.destroy()
-        self.destroy_timer(self._watch_timer)
+        if not self._intake.close():
+            self.get_logger().error("a decoding thread did not end within 2 s")
+        self._inputs.destroy()
+        self._goal.destroy()
+        self._view.destroy()
         if self._participant is not None:
             self._participant.destroy()
-        for subscription in self._subscriptions_held:
-            self.destroy_subscription(subscription)
         self.destroy_guard_condition(self._guard)
-        self._output.destroy()
-        for publisher in (self._chunk_pub, self._status_pub):
-            self.destroy_publisher(publisher)
-        del self._engine, self._worker, self._controller
+        self.destroy_publisher(self._chunk_pub)
+        del self._engine, self._worker, self._controller, self._commands, self._intake
+
+    def _change_model(self, engine: Engine) -> str:
+        """Put another model into use; returns its id. Raises UserError if that cannot be done now."""
+        if not self._configured:
+            raise UserError("the node is not configured; set its parameter model and configure it")
+        same_task = True
+        try:
+            self._task.require_same_policy(engine.task)
+        except UserError:
+            same_task = False
+            if self._active or self.get_parameter("task").value:
+                raise
+        if same_task:
+            self._controller.execution.require(self._task, engine.prefix)
+            self._engine = engine
+            self._worker.change_engine(engine)
+        else:
+            self._disconnect()
+            self._connect(engine)
+        self.get_logger().info(f"model {engine.manifest.model_id}")
+        return engine.manifest.model_id
 
     # --- goals ------------------------------------------------------------------------------------------
 
-    def _consider(self, goal: Any) -> GoalResponse:
-        reason = None
+    def _refusal(self) -> str:
         if not self._active:
-            reason = "the node is not active; activate it first"
-        elif self._goal is not None:
-            reason = "a goal is being run; cancel it first"
-        elif not 0.0 < goal.time_limit_s < 1e6:
-            reason = f"time_limit_s is {goal.time_limit_s}, expected seconds above 0"
-        if reason is not None:
-            self.get_logger().error(f"goal refused: {reason}")
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
+            return "the node is not active; activate it first"
+        verdict = self._controller.supervisor.refusal(time.monotonic())
+        return f"{verdict.reason}: {verdict.message}" if verdict.reason else ""
 
-    def _begin(self, handle: Any) -> None:
-        goal = handle.request
-        self._goal, self._result = handle, RunPolicy.Result()
+    def _begin(self, request: Any) -> None:
         self._progress_s = time.monotonic()
-        self._controller.start(self._now(), seed=goal.seed, time_limit_s=goal.time_limit_s)
-        self.get_logger().info(f"goal accepted: {goal.time_limit_s:g} s, seed {goal.seed}")
+        self._controller.start(self._now(), seed=request.seed, time_limit_s=request.time_limit_s)
         self._step()
-
-    def _cancel(self, handle: Any) -> CancelResponse:
-        return CancelResponse.ACCEPT if handle is self._goal else CancelResponse.REJECT
 
     def _finish(self, stop: Stop) -> None:
         """End the goal: brake along what is commanded, then report."""
-        if self._goal is None:
+        if not self._goal.running:
             return
-        goal, self._goal = self._goal, None
-        counts = self._controller.counts
-        self._controller.stop()
         now_ns = self._now()
+        self._controller.stop()
         if self._controller.brake(now_ns) is not None:
-            self._publish_motion(self._controller.outlet.trajectory(now_ns))
-        self._result.reason, self._result.message = stop.reason, stop.message
-        self._result.inferences, self._result.late_steps = counts.inferences, counts.late_steps
-        self._result.duration_s = self._controller.elapsed_s(now_ns)
-        self.get_logger().info(f"goal ended, {stop.reason}: {stop.message}")
+            try:
+                self._commands.update(now_ns)
+            except BadAction as problem:
+                self.get_logger().error(f"the brake could not be sent: {problem}")
+        self._goal.finish(stop, self._controller.counts, self._controller.elapsed_s(now_ns))
+        self._verdict = Verdict()
         self._publish_status()
-        goal.execute(self._conclude)
 
-    def _conclude(self, handle: Any) -> Any:
-        """Turn the reason into the goal's final state."""
-        if self._result.reason == RunPolicy.Result.TIME_LIMIT:
-            handle.succeed()
-        elif handle.is_cancel_requested:
-            handle.canceled()
-        else:
-            handle.abort()
-        return self._result
+    def _react(self) -> None:
+        """Something came from a person: what has to be done is done at once."""
+        if self._participant is None:
+            self._tick(self._now())
+        elif self._goal.running:
+            supervisor, steady_s = self._controller.supervisor, time.monotonic()
+            supervisor.watch_people(steady_s)
+            verdict = supervisor.judge(self._now(), steady_s)
+            if verdict.reaction is Reaction.ABORT:
+                self._finish(Stop(verdict.reason, verdict.message))
+
+    def _output_failed(self, error: Exception) -> None:
+        """In the setpoint thread, which has ended."""
+        self._output_error = error
+        self._guard.trigger()
 
     # --- observations and time --------------------------------------------------------------------------
 
@@ -260,17 +275,8 @@ class PolicyNode(LifecycleNode):
             return self._participant.now_ns
         return self.get_clock().now().nanoseconds
 
-    def _receive(self, key: str, message: Any) -> None:
-        buffer = self._controller.buffer
-        try:
-            try:
-                value = decode(message, self._task.observations[key])
-            except CodecProblem as problem:
-                buffer.reject(key, str(problem))
-            buffer.add(key, to_ns(message.header.stamp), value)
-        except BadObservation as problem:
-            self.get_logger().warning(f"sample refused: {problem}", throttle_duration_sec=2.0)
-        if self._lockstep or key == self._task.anchor:
+    def _sampled(self, key: str, problem: BadObservation | None) -> None:
+        if self._options.lockstep or key == self._task.anchor:
             self._step()
 
     def _lockstep_tick(self, time_ns: int) -> None:
@@ -298,62 +304,108 @@ class PolicyNode(LifecycleNode):
             self._progress_s = time.monotonic()
 
     def _tick(self, now_ns: int) -> None:
-        tick = self._controller.tick(now_ns)
-        self._problem = tick.problem
+        steady_s = time.monotonic()
+        tick = self._controller.tick(now_ns, steady_s)
+        self._inputs.publish_takeover(self._controller.supervisor.operator_is_live(steady_s), now_ns)
         if tick.problem is not None:
             self.get_logger().warning(f"no inference: {tick.problem}", throttle_duration_sec=2.0)
+        if self._goal.running:
+            self._verdict = tick.verdict
         if tick.braked:
-            self._publish_motion(self._controller.outlet.trajectory(now_ns))
+            self._commands.update(now_ns)
         if tick.stop is not None:
             self._finish(tick.stop)
         if tick.request is not None:
             self._inferring = True
             self._worker.submit(tick.request)
-        if self._goal is not None:
+        if self._goal.running:
             self._publish_status()
-            self._publish_feedback()
+            progress = {**self._progress(), "reason": self._verdict.reason}
+            self._goal.publish_feedback(self._controller.elapsed_s(now_ns), progress)
 
     def _take_results(self) -> None:
+        if self._configured and self._output_error is not None:
+            error, self._output_error = self._output_error, None
+            self._finish(Stop(RunPolicy.Result.OUTPUT_FAILED, f"{type(error).__name__}: {error}"))
         while self._configured and (result := self._worker.take()) is not None:
+            if result.alternatives is not None:
+                self._view.draw(self._controller, result, self._now())
+                continue
             self._inferring = False
             self._inference_ms = result.inference_ns / 1e6
             self._lockstep_done(self._use(result))
             self._step()
+            if not self._inferring and self._view.wanted and result.actions is not None:
+                self._worker.sample_alternatives(result.request, self._options.marker_samples)
 
     def _use(self, result: InferenceResult) -> int:
         """Publish what an inference gave; returns the stamp of the command, 0 if there is none."""
         if result.actions is None:
+            self._controller.supervisor.report(INFERENCE_FAILED, result.problem, time.monotonic())
             self._finish(Stop(INFERENCE_FAILED, result.problem))
             return 0
+        now_ns = self._now()
         chunk = self._controller.accept(
-            result.request, result.actions, now_ns=self._now(), inference_ns=result.inference_ns
+            result.request, result.actions, now_ns=now_ns, inference_ns=result.inference_ns
         )
         if isinstance(chunk, Stop):
             self._finish(chunk)
         if not isinstance(chunk, ActionChunk):
             return 0
-        motion = outright(chunk) if self._lockstep else self._controller.outlet.trajectory(self._now())
-        self._publish_motion(motion)
-        self._chunk_pub.publish(encode_chunk(chunk, self._task.action.names, self._model_id))
+        try:
+            if self._options.lockstep:
+                self._commands.publish(outright(chunk))
+            else:
+                self._commands.update(now_ns)
+        except BadAction as problem:
+            self._finish(Stop(INFERENCE_FAILED, str(problem)))
+            return 0
+        names, model_id = self._task.action.command_names, self._engine.manifest.model_id
+        self._chunk_pub.publish(encode_chunk(chunk, names, model_id))
+        self._view.chunk = chunk
         return chunk.start_ns
 
     def _watch(self) -> None:
         """What must happen on the wall clock: cancelling, time limits, silence."""
-        wall_s = time.monotonic()
-        if self._goal is not None and self._goal.is_cancel_requested:
+        steady_s, now_ns = time.monotonic(), self._now()
+        if self._participant is None:
+            self._controller.supervisor.report(CONTROLLER_SILENT, self._silent(), steady_s)
+            self._commands.publish_grippers(now_ns)
+        if self._goal.cancel_requested:
             self._finish(Stop(RunPolicy.Result.CANCELED, "a client cancelled the goal"))
-        elif self._goal is not None and self._participant is None:
-            self._tick(self._now())
-        elif self._goal is not None and wall_s - self._progress_s > self._value("clock_timeout_s"):
-            self._finish(self._silence())
+        elif self._participant is None and self._goal.running:
+            self._tick(now_ns)
+        elif self._goal.running and steady_s - self._progress_s > self._options.clock_timeout_s:
+            self._finish(self._standstill())
             self._step()
-        if self._goal is None and wall_s - self._status_s >= IDLE_STATUS_S:
-            self._problem = self._controller.observation_problem(self._now())
+        elif self._participant is None:
+            self._controller.watch_clock(now_ns, steady_s)
+        if not self._goal.running and steady_s - self._status_s >= IDLE_STATUS_S:
+            self._inputs.publish_takeover(self._controller.supervisor.operator_is_live(steady_s), now_ns)
+            self._verdict = self._could_begin(now_ns, steady_s)
             self._publish_status()
+        self._view.publish_diagnostics(self._controller, self._intake, self._commands, now_ns)
 
-    def _silence(self) -> Stop:
+    def _silent(self) -> str:
+        """Why nobody would execute a command; empty if somebody would."""
+        if self._options.dry_run or not self._options.require_controller or self._commands.listeners:
+            return ""
+        return f"nobody subscribes to {self._task.action.topic}; is the controller active?"
+
+    def _could_begin(self, now_ns: int, steady_s: float) -> Verdict:
+        """Why no goal could begin now, with no reason if one could."""
+        refusal = self._controller.supervisor.refusal(steady_s)
+        if refusal.reason:
+            return refusal
+        problem = self._controller.observation_problem(now_ns)
+        if problem is not None:
+            return Verdict(Reaction.HOLD, problem.reason, str(problem))
+        silent = "" if self._participant is not None else self._silent()
+        return Verdict(Reaction.HOLD, CONTROLLER_SILENT, silent) if silent else Verdict()
+
+    def _standstill(self) -> Stop:
         """Why lockstep does not go on."""
-        waited = f"for {self._value('clock_timeout_s'):g} s of wall time"
+        waited = f"for {self._options.clock_timeout_s:g} s of wall time"
         if self._inferring:
             return Stop(INFERENCE_FAILED, f"the inference has not come back {waited}")
         if self._pending_ns is None:
@@ -369,31 +421,32 @@ class PolicyNode(LifecycleNode):
 
     # --- publishing -------------------------------------------------------------------------------------
 
-    def _publish_motion(self, points: TrajectoryPoints | None) -> None:
-        if points is not None:
-            assert isinstance(self._output, TrajectoryOutput)
-            self._output.publish(points)
-
     def _publish_status(self) -> None:
-        state = "idle" if self._goal is None else "waiting" if self._problem is not None else "running"
-        message = PolicyStatus(
-            state=state,
-            reason=self._problem.reason if self._problem is not None else "",
-            message=str(self._problem) if self._problem is not None else "",
-            model_id=self._model_id,
+        o, supervisor = self._options, self._controller.supervisor
+        self._view.publish_status(
+            self._now(),
+            state=self._state(),
+            reason=self._verdict.reason,
+            message=self._verdict.message,
+            model_id=self._engine.manifest.model_id,
+            mode=self._controller.execution.mode,
+            emergency_stop=supervisor.emergency_stopped,
+            takeover=supervisor.operator_is_live(time.monotonic()),
+            dry_run=o.dry_run,
             clamped=self._controller.counts.clamped,
+            counters=self._controller.counters(),
             **self._progress(),
         )
-        message.header.stamp = to_stamp(self._now())
-        self._status_pub.publish(message)
         self._status_s = time.monotonic()
 
-    def _publish_feedback(self) -> None:
-        if time.monotonic() - self._feedback_s < FEEDBACK_S:
-            return
-        self._feedback_s = time.monotonic()
-        elapsed_s = self._controller.elapsed_s(self._now())
-        self._goal.publish_feedback(RunPolicy.Feedback(elapsed_s=elapsed_s, **self._progress()))
+    def _state(self) -> str:
+        if not self._goal.running:
+            return "idle" if self._active else "inactive"
+        if self._verdict.reaction is Reaction.YIELD:
+            return "yielded"
+        if self._verdict.reaction is Reaction.HOLD and self._controller.outlet.is_open:
+            return "holding"
+        return "running" if self._controller.outlet.is_open else "waiting"
 
     def _progress(self) -> dict[str, Any]:
         """What status and feedback have in common."""
@@ -402,6 +455,7 @@ class PolicyNode(LifecycleNode):
             "late_steps": self._controller.counts.late_steps,
             "queue_s": self._controller.schedule.remaining_s(self._now()),
             "inference_ms": self._inference_ms,
+            "gate": self._controller.gate_state(),
         }
 
 

@@ -17,7 +17,7 @@ has ended; `accept` ignores such a result.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,10 +31,10 @@ from dp_ros.runtime.observation import ObservationBuffer, ObservationProblem, Wi
 from dp_ros.runtime.outlet import Outlet
 from dp_ros.runtime.safety import BadAction, LimitGate
 from dp_ros.runtime.supervisor import (
-    BAD_OBSERVATION,
+    CLOCK_JUMP,
     INFERENCE_FAILED,
     INFERENCE_OVERDUE,
-    STREAM_STALE,
+    OBSERVATION_REASONS,
     TRACKING_ERROR,
     Reaction,
     SafetyOptions,
@@ -124,6 +124,7 @@ class Controller:
         outright = immediate and self.execution.mode == "replace"
         self._executed = max(task.n_action_steps, self._every) if outright else self._available
         self._runs = 0
+        self._held = self._yielded = False
         self._anchor: Floats | None = None
         self.buffer = ObservationBuffer(task)
         self.schedule = ChunkSchedule(task.action, smooth=not immediate)
@@ -141,6 +142,8 @@ class Controller:
         self._seed = seed
         self._first_observation_ns: int | None = None
         self._in_flight = self._void_result = False
+        self.buffer.see_clock(now_ns)
+        self._epoch = self.buffer.epoch
         self.counts = RunCounts()
         self.supervisor.begin()
         self._rejoin(now_ns)
@@ -282,14 +285,20 @@ class Controller:
         problem: ObservationProblem | None = None
         try:
             self.buffer.check_fresh(now_ns)
-            if not self._in_flight and (self._held or self._yielded or self._due()):
-                window = self.buffer.window(now_ns)
+            due_ns = -1 if self._held or self._yielded else self._due_ns()
+            newest_ns = self.buffer.newest_ns(self._task.anchor)
+            if not self._in_flight and newest_ns is not None and newest_ns > due_ns:
+                # Of several cameras one may lag: the window may end before the newest picture.
+                newest = self.buffer.window(now_ns)
+                window = newest if newest.stamp_ns > due_ns else None
         except ObservationProblem as found:
             problem = found
-        for reason in (STREAM_STALE, BAD_OBSERVATION):
+        for reason in OBSERVATION_REASONS:
             here = problem is not None and problem.reason == reason
             self.supervisor.report(reason, str(problem) if here else "", now_ns / 1e9)
         self.supervisor.watch_people(steady_s)
+        if self.buffer.epoch != self._epoch:
+            self.supervisor.report(CLOCK_JUMP, "ROS time was set back", steady_s)
         if not self._immediate:
             self._report_overdue(now_ns)
             measured = measured_state(self._space, self._task, self.buffer, now_ns)
@@ -326,15 +335,37 @@ class Controller:
             self.outlet.brake(now_ns, end=False)
         return began
 
-    def _due(self) -> bool:
-        """Whether the newest observation is the one to infer from."""
+    def _due_ns(self) -> int:
+        """The next inference is from the first observation after this time."""
         if self._last_observation_ns is None:
-            return True
-        newest_ns = self.buffer.newest_ns(self._task.anchor)
+            return -1
         steps = max(min(self._wait_steps, self._available - self.lead_steps), 1)
         # Half a step of tolerance: camera stamps jitter round the grid.
-        due_ns = self._last_observation_ns + steps * self._task.dt_ns - self._task.dt_ns // 2
-        return newest_ns is not None and newest_ns > due_ns
+        return self._last_observation_ns + steps * self._task.dt_ns - self._task.dt_ns // 2
+
+    # --- for those who watch --------------------------------------------------------------------------
+
+    def counters(self) -> Counter[str]:
+        """How often each condition began and each gate had to change something, by reason code."""
+        gates = Counter({str(reason): n for reason, n in self._gate.counts.items()})
+        return self.supervisor.counters + self.outlet.counts() + gates
+
+    def gate_state(self) -> str:
+        """closed, holding, yielded, soft_start, limiting or open: what becomes of the policy's commands now."""
+        if self._yielded:
+            return "yielded"
+        if not self.running or not self.outlet.is_open:
+            return "closed"
+        if self._held:
+            return "holding"
+        if self.outlet.limiting:
+            return "limiting"
+        return "open" if self._anchor is None else "soft_start"
+
+    def preview(self, request: InferenceRequest, actions: npt.NDArray[np.floating]) -> Floats:
+        """What a sample would command, (n, command_dim), were it executed; raises BadAction."""
+        reference = self._space.reference(request.window.observations)
+        return self._space.to_commands(actions[self._first :], reference=reference)
 
     # --- results ----------------------------------------------------------------------------------------
 

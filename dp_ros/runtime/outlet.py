@@ -8,6 +8,7 @@ which it must be braked.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -108,6 +109,13 @@ class Outlet:
         if state is None:
             return False
         return bool(state.velocity.any() or (self._action.is_velocity and state.position.any()))
+
+    def rest_in_s(self, now_ns: int) -> float:
+        """Seconds until setpoints end, 0 if none are let out; infinite while a run goes on."""
+        port = self._port
+        if port is None:
+            return 0.0
+        return math.inf if port.end_ns is None else max(port.end_ns - now_ns, 0) / 1e9
 
     def last_position(self, now_ns: int) -> Floats | None:
         """What is commanded, (command_dim,); None if nothing has been let out."""

@@ -20,7 +20,9 @@ EMERGENCY_STOP = "EMERGENCY_STOP"
 DEADMAN_RELEASED = "DEADMAN_RELEASED"
 TAKEOVER = "TAKEOVER"
 STREAM_STALE = "STREAM_STALE"
+STREAM_FROZEN = "STREAM_FROZEN"
 BAD_OBSERVATION = "BAD_OBSERVATION"
+OBSERVATION_REASONS = (STREAM_STALE, STREAM_FROZEN, BAD_OBSERVATION)
 INFERENCE_OVERDUE = "INFERENCE_OVERDUE"
 INFERENCE_FAILED = "INFERENCE_FAILED"
 TRACKING_ERROR = "TRACKING_ERROR"
@@ -50,8 +52,8 @@ class SafetyOptions:
     """How long each condition may last, s, and what a person has chosen.
 
     Attributes:
-        stale_grace_s: a required stream may be missing, stale or unusable this long (ROS time) before the goal is
-            aborted; it holds meanwhile.
+        stale_grace_s: a required stream may be missing, stale, frozen or unusable this long (ROS time) before the
+            goal is aborted; it holds meanwhile.
         overdue_grace_s: nothing new to command for this long (ROS time) aborts the goal.
         tracking_grace_s: measured may differ from commanded by more than `limits.tracking_error` this long (ROS
             time) before the goal is aborted.
@@ -119,8 +121,7 @@ class Supervisor:
             TRACKING_ERROR: (Reaction.WAIT, o.tracking_grace_s, False),
             TAKEOVER: (Reaction.YIELD, 0.0 if o.takeover_then == "end" else never, True),
             DEADMAN_RELEASED: (Reaction.HOLD, 0.0 if o.deadman_release == "abort" else never, True),
-            BAD_OBSERVATION: (Reaction.HOLD, o.stale_grace_s, False),
-            STREAM_STALE: (Reaction.HOLD, o.stale_grace_s, False),
+            **{reason: (Reaction.HOLD, o.stale_grace_s, False) for reason in OBSERVATION_REASONS},
             CONTROLLER_SILENT: (Reaction.HOLD, o.silent_grace_s, True),
             INFERENCE_OVERDUE: (Reaction.WAIT, o.overdue_grace_s, False),
         }

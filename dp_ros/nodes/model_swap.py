@@ -1,0 +1,75 @@
+"""The service `~/load_model`: another model without a restart, loaded in a thread while the old one still runs.
+
+Easy to get wrong: loading takes seconds, in which the node may be cleaned up; a model that is ready too late is
+dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rclpy.task import Future
+
+from dp_ros.errors import UserError
+from dp_ros.inference.engine import Engine
+from dp_ros.srv import LoadModel
+
+
+class ModelSwap:
+    """The service of one configured node.
+
+    Args:
+        node: an rclpy node.
+        load: a model folder to an engine, in a thread; raises UserError.
+        use: puts an engine into use and returns its model's id, on the executor's thread; raises UserError.
+    """
+
+    def __init__(self, node: Any, *, load: Callable[[str], Engine], use: Callable[[Engine], str]) -> None:
+        self._node, self._load, self._use = node, load, use
+        self._loading: tuple[Future, list[Engine | Exception]] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load model")
+        self._loaded = node.create_guard_condition(self._deliver)
+        self._service = node.create_service(LoadModel, "~/load_model", self._serve)
+
+    def destroy(self) -> None:
+        """Remove the service; a model under way is dropped."""
+        if self._loading is not None:
+            future, self._loading = self._loading[0], None
+            future.set_result(UserError("the node was cleaned up while the model was loaded"))
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._node.destroy_service(self._service)
+        self._node.destroy_guard_condition(self._loaded)
+
+    async def _serve(self, request: Any, response: Any) -> Any:
+        if self._loading is not None:
+            response.message = "another model is being loaded"
+            return response
+        future, found = Future(), list[Engine | Exception]()
+        self._loading = future, found
+
+        def load() -> None:
+            try:
+                found.append(self._load(request.model))
+            except Exception as error:  # whatever it is, the caller waits for an answer
+                found.append(error)
+            if self._loading is not None:
+                self._loaded.trigger()
+
+        self._thread.submit(load)
+        outcome = await future
+        if isinstance(outcome, Exception):
+            response.message = str(outcome)
+        else:
+            response.success, response.model_id, response.message = True, outcome, f"model {outcome}"
+        return response
+
+    def _deliver(self) -> None:
+        if self._loading is None or not self._loading[1]:
+            return
+        (future, (found,)), self._loading = self._loading, None
+        try:
+            future.set_result(found if isinstance(found, Exception) else self._use(found))
+        except UserError as error:
+            future.set_result(error)
