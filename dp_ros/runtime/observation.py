@@ -80,9 +80,10 @@ class ObservationBuffer:
         span_s = task.n_obs_steps / task.rate_hz
         self._streams = {}
         for key, spec in task.observations.items():
-            # A window may end at an anchor sample of its maximum age, captured its latency ago.
+            # A window may end at an anchor sample of its maximum age, captured its latency ago, while the
+            # newest sample of this stream is stamped a little ahead of the clock.
             reach_s = span_s + spec.max_age_s + max(spec.max_age_s, anchor.max_age_s) + 2 / task.rate_hz
-            reach_s += max(anchor.latency_s - spec.latency_s, 0.0) + history_s
+            reach_s += max(anchor.latency_s - spec.latency_s, 0.0) + FUTURE_TOLERANCE_NS / 1e9 + history_s
             self._streams[key] = StreamRing(key, spec, round(1e9 * reach_s))
         self.counts = {key: stream.counts for key, stream in self._streams.items()}
         self.epoch = 0

@@ -68,6 +68,45 @@ def test_poses_are_flattened_one_after_the_other_and_their_number_is_checked() -
         decode(PoseArray(poses=[Pose()]), points)
 
 
+POSE = [f"position.{a}" for a in "xyz"] + [f"orientation.{a}" for a in "xyzw"]
+
+
+@pytest.mark.parametrize(
+    ("representation", "turned"),
+    [
+        ("quaternion", [1.0, 0.0, 0.0, 0.0]),
+        ("axis_angle", [np.pi, 0.0, 0.0]),
+        ("6d", [1.0, 0.0, 0.0, 0.0, -1.0, 0.0]),
+    ],
+)
+def test_an_orientation_comes_in_the_representation_that_the_policy_sees(
+    representation: str, turned: list[float]
+) -> None:
+    stream = spec(
+        type="geometry_msgs/msg/PoseStamped", fields=POSE, rotation=representation, shape=[3 + len(turned)]
+    )
+    message = PoseStamped()
+    message.pose.position.z, message.pose.orientation.w = 0.5, 0.0
+    message.pose.orientation.x = 2.0  # half a turn about x, not normalised
+    np.testing.assert_allclose(decode(message, stream), [0, 0, 0.5, *turned], atol=1e-6)
+
+
+def test_of_the_two_signs_of_a_quaternion_the_one_with_positive_w_is_taken() -> None:
+    stream = spec(type="geometry_msgs/msg/PoseStamped", fields=POSE, shape=[7])
+    one, other = PoseStamped(), PoseStamped()
+    one.pose.orientation.z, one.pose.orientation.w = 0.6, 0.8
+    other.pose.orientation.z, other.pose.orientation.w = -0.6, -0.8
+    assert decode(one, stream).tolist() == decode(other, stream).tolist()
+
+
+def test_an_orientation_of_length_zero_is_refused() -> None:
+    stream = spec(type="geometry_msgs/msg/PoseStamped", fields=POSE, shape=[7])
+    message = PoseStamped()
+    message.pose.orientation.w = 0.0
+    with pytest.raises(CodecProblem, match="/t: a quaternion of length 0 is no rotation"):
+        decode(message, stream)
+
+
 def test_a_picture_of_another_size_is_refused_with_the_remedy_or_scaled_where_the_task_says() -> None:
     picture = encode_image(np.full((48, 64, 3), 9, np.uint8), 5, "camera")
     fixed = spec(type="sensor_msgs/msg/Image", encoding="rgb8", shape=[96, 96, 3])

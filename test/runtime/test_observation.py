@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_ros.runtime.observation import BadObservation, ObservationBuffer, StaleStream
+from dp_ros.runtime.observation import BadObservation, FrozenStream, ObservationBuffer, StaleStream
 from dp_ros.task import TaskSpec
 
 S = 1_000_000_000
@@ -172,6 +172,103 @@ def test_lockstep_knows_by_header_stamp_which_streams_are_still_to_come() -> Non
     buffer.add("joints", 10 * S, vector(0))
     assert buffer.complete_at(10 * S)
     assert not buffer.complete_at(10 * S + 1)
+
+
+def test_two_cameras_wait_for_the_slower_one_rather_than_stopping() -> None:
+    data = make_task(n_obs_steps=1).model_dump(mode="json")
+    wrist = {**data["observations"]["image"], "topic": "/wrist", "max_age_s": 0.05}
+    data["observations"] = {"image": data["observations"]["image"], "wrist": wrist}
+    buffer = ObservationBuffer(TaskSpec.from_dict(data))
+    buffer.add("image", 10 * S, picture(0))
+    buffer.add("wrist", 10 * S - 10_000_000, picture(7))
+    buffer.add("image", 10 * S + DT, picture(1))
+    buffer.add("wrist", 10 * S + DT + 1, picture(8))  # just after: the frame before is the newest complete
+    window = buffer.window(10 * S + DT + 20_000_000)
+    assert window.stamp_ns == buffer.newest_complete_ns(10 * S + DT + 20_000_000) == 10 * S
+    assert window.observations["image"][0, 0, 0, 0] == 0
+    assert window.observations["wrist"][0, 0, 0, 0] == 7
+
+
+def test_an_interpolated_stream_is_never_drawn_out_beyond_its_samples_or_across_a_gap() -> None:
+    buffer = ObservationBuffer(make_task("interpolate", n_obs_steps=1))
+    buffer.add("joints", 10 * S - DT, vector(0))
+    with pytest.raises(StaleStream, match="nothing of /joint_states after the observation step yet"):
+        buffer.sample("joints", 10 * S)
+    buffer.add("joints", 10 * S + 3 * DT, vector(4))
+    with pytest.raises(StaleStream, match="0.300 s old"):
+        buffer.sample("joints", 10 * S)
+    assert buffer.sample("joints", 10 * S + 1 * DT)[0] == pytest.approx(2.0)
+
+
+def test_a_stamp_from_the_future_is_refused_and_counted_and_a_slightly_fast_clock_is_not() -> None:
+    buffer = ObservationBuffer(make_task())
+    buffer.add("joints", 10 * S + 200_000_000, vector(0), now_ns=10 * S)
+    with pytest.raises(BadObservation, match="0.201 s ahead of this node's clock; synchronise"):
+        buffer.add("joints", 10 * S + 201_000_000, vector(0), now_ns=10 * S)
+    assert buffer.counts["joints"].future == 1
+    assert buffer.newest_ns("joints") == 10 * S + 200_000_000
+
+
+def test_a_clock_that_is_set_back_empties_the_buffer_once_and_a_steered_one_does_not() -> None:
+    buffer = ObservationBuffer(make_task(n_obs_steps=1))
+    for stamp in (10 * S, 20 * S):
+        for key, value in (("image", picture(1)), ("joints", vector(1))):
+            buffer.add(key, stamp, value, now_ns=stamp)
+    buffer.check_fresh(20 * S - 90_000_000)
+    assert buffer.epoch == 0
+    with pytest.raises(StaleStream, match="nothing received"):
+        buffer.check_fresh(3 * S)
+    for key, value in (("image", picture(2)), ("joints", vector(2))):
+        buffer.add(key, 3 * S, value, now_ns=3 * S)
+    assert buffer.window(3 * S).observations["joints"][0, 0] == 2
+    assert buffer.epoch == 1
+
+
+def test_a_clock_that_leaps_ahead_makes_what_is_there_too_old_until_new_samples_come() -> None:
+    buffer = ObservationBuffer(make_task(n_obs_steps=1))
+    for stamp in (10 * S, 50 * S):
+        with pytest.raises(StaleStream):
+            buffer.window(stamp)
+        buffer.add("image", stamp, picture(stamp // S), now_ns=stamp)
+        buffer.add("joints", stamp, vector(stamp // S), now_ns=stamp)
+        assert buffer.window(stamp).observations["joints"][0, 0] == stamp // S
+    assert buffer.counts["joints"].gaps == 1
+    assert buffer.epoch == 0
+
+
+@pytest.mark.parametrize("freeze_after_s", [None, 0.5])
+def test_a_camera_that_shows_the_same_under_new_stamps_is_frozen_where_the_task_says_so(
+    freeze_after_s: float | None,
+) -> None:
+    data = make_task(n_obs_steps=1).model_dump(mode="json")
+    data["observations"]["image"]["freeze_after_s"] = freeze_after_s
+    buffer = ObservationBuffer(TaskSpec.from_dict(data))
+    problems = []
+    for k in range(12):
+        stamp = 10 * S + k * DT
+        buffer.add("image", stamp, picture(1 if k < 2 or k > 9 else 2))
+        buffer.add("joints", stamp, vector(0))
+        try:
+            buffer.check_fresh(stamp)
+        except FrozenStream as problem:
+            problems.append((k, problem.reason, str(problem)))
+    frozen = [k for k, _, _ in problems]
+    assert frozen == ([] if freeze_after_s is None else [8, 9])  # shown from step 2 to step 9
+    for _, reason, message in problems:
+        assert reason == "STREAM_FROZEN"
+        assert message.startswith("image: /image has shown exactly the same for 0.")
+
+
+def test_each_sample_is_counted_once_under_what_became_of_it() -> None:
+    buffer = ObservationBuffer(make_task())
+    for stamp in (100 * S, 100 * S + DT, 100 * S + 5 * DT, 100 * S + 4 * DT, 100 * S + DT, 90 * S):
+        buffer.add("joints", stamp, vector(0))
+    for stamp, value in ((0, vector(0)), (100 * S, vector(float("nan")))):
+        with pytest.raises(BadObservation):
+            buffer.add("joints", stamp, value)
+    counts = buffer.counts["joints"]
+    assert (counts.kept, counts.late, counts.gaps) == (4, 1, 1)
+    assert (counts.duplicates, counts.outdated, counts.unstamped, counts.malformed) == (1, 1, 1, 1)
 
 
 @given(
