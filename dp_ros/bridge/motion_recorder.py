@@ -83,15 +83,20 @@ class _Listener:
         self._samples: dict[str, list[tuple[int, NDArray[Any]]]] = {key: [] for key in task.observations}
         self._commands: list[tuple[int, Any]] = []  # received, message
         self.problem = ""
-        qos = observation_qos(lockstep=False)  # best effort hears every publisher
         for key, spec in task.observations.items():
             node.create_subscription(
                 message_class(spec.type),
                 spec.topic,
                 lambda message, key=key: self._receive(key, message),
-                qos,
+                observation_qos(lockstep=False, picture=spec.is_image),
             )
-        node.create_subscription(message_class(task.action.type), task.action.topic, self._command, qos)
+        # Best effort hears every publisher.
+        node.create_subscription(
+            message_class(task.action.type),
+            task.action.topic,
+            self._command,
+            observation_qos(lockstep=False, picture=False),
+        )
 
     def silent(self) -> list[str]:
         """Streams of which nothing usable has come."""
