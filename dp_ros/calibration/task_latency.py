@@ -59,7 +59,7 @@ class TaskLatency:
 
     @property
     def seconds(self) -> float:
-        """What belongs into the task: whole milliseconds, and 0 where the interval includes it."""
+        """What belongs into the task: whole milliseconds, and never below 0."""
         return max(round(self.latency.value_s, 3), 0.0)
 
 

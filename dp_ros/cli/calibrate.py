@@ -17,7 +17,6 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dp_ros.calibration.motion_recording import MotionRecording, load_motion
@@ -87,6 +86,10 @@ def run(args: argparse.Namespace) -> int:
         task = _with_latency(task, key, result.seconds)
     if results:
         console.print(_table(results))
+        for result, _, figure in results:
+            console.print(
+                f"{result.key}: {result.method}; {figure}", soft_wrap=True, markup=False, highlight=False
+            )
         if args.dry_run:
             console.print(f"{path}: left as it is (--dry-run)", soft_wrap=True)
         else:
@@ -154,18 +157,15 @@ def _with_latency(task: TaskSpec, key: str, value_s: float) -> TaskSpec:
 
 def _table(results: list[tuple[TaskLatency, float, Path]]) -> Table:
     table = Table()
-    for heading in ("", "latency", "95 % interval", "explained", "before", "compared", "picture"):
-        right = heading in ("latency", "95 % interval", "explained", "before")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for result, before_s, figure in results:
+    for heading in ("", "latency", "95 % interval", "before", "explained"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for result, before_s, _ in results:
         low, high = result.latency.interval_s
         table.add_row(
             result.key,
             f"{result.seconds * 1e3:.0f} ms",
             f"{low * 1e3:.0f} to {high * 1e3:.0f} ms",
-            f"{result.latency.peak:.0%}",
             f"{before_s * 1e3:g} ms",
-            escape(result.method),
-            escape(str(figure)),
+            f"{result.latency.peak * 100:.0f} %",
         )
     return table
