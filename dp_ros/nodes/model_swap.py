@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.task import Future
 
 from dp_ros.errors import UserError
@@ -31,7 +32,10 @@ class ModelSwap:
         self._loading: tuple[Future, list[Engine | Exception]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="load model")
         self._loaded = node.create_guard_condition(self._deliver)
-        self._service = node.create_service(LoadModel, "~/load_model", self._serve)
+        # A group of its own: a callback that waits holds its group, and all else of the node is in the default one.
+        self._service = node.create_service(
+            LoadModel, "~/load_model", self._serve, callback_group=MutuallyExclusiveCallbackGroup()
+        )
 
     def destroy(self) -> None:
         """Remove the service; a model under way is dropped."""

@@ -11,18 +11,20 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Pose, PoseArray
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.action import RunPolicy
 from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.codecs import decode_trajectory, encode_image
-from dp_ros.bridge.qos import reliable_qos
-from dp_ros.msg import ActionChunk, PolicyStatus
+from dp_ros.bridge.qos import latched_qos, reliable_qos
+from dp_ros.msg import ActionChunk, PolicyStatus, Takeover
 from dp_ros.sim.trajectory_controller import TrajectoryController
 
 JOINTS = ["agent_x", "agent_y"]
@@ -32,8 +34,9 @@ PERIOD_S = 0.1
 class Robot(RosClient):
     """Publishes at 10 Hz while it waits; `streams` maps a stream to what it publishes, or leaves it out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, listens: bool = True) -> None:
         super().__init__("robot")
+        self._listens = listens
         self.position = np.array([100.0, 200.0])
         self.keypoints: np.ndarray | None = np.zeros((9, 2))
         self.image: np.ndarray | None = None
@@ -43,6 +46,11 @@ class Robot(RosClient):
         self.chunks: list[Any] = []
         self.statuses: list[Any] = []
         self.feedback: list[Any] = []
+        self.setpoints: list[tuple[int, np.ndarray]] = []
+        self.takeovers: list[Any] = []
+        self.diagnostics: list[Any] = []
+        self.operating = False  # whether the operator commands
+        self.deadman: bool | None = None  # what is said of it; None: nothing
         self.controller = TrajectoryController(JOINTS)
         self.controller.hold(self.position)
 
@@ -52,9 +60,16 @@ class Robot(RosClient):
         self._joint_pub = self.node.create_publisher(JointState, "/pusht/joint_states", qos)
         self._keypoint_pub = self.node.create_publisher(PoseArray, "/pusht/keypoints", qos)
         self._image_pub = self.node.create_publisher(Image, "/pusht/image", qos)
-        self.node.create_subscription(JointTrajectory, "/pusht/joint_trajectory", self._receive, qos)
+        if self._listens:
+            self.node.create_subscription(JointTrajectory, "/pusht/joint_trajectory", self._receive, qos)
         self.node.create_subscription(ActionChunk, "/policy/action_chunk", self.chunks.append, qos)
         self.node.create_subscription(PolicyStatus, "/policy/status", self.statuses.append, qos)
+        self.node.create_subscription(Float64MultiArray, "/pusht/setpoints", self._setpoint, qos)
+        self.node.create_subscription(Takeover, "/policy/takeover", self.takeovers.append, latched_qos())
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, qos)
+        self._operator_pub = self.node.create_publisher(JointTrajectory, "/policy/operator", qos)
+        self._deadman_pub = self.node.create_publisher(Bool, "/policy/deadman", qos)
+        self.stop_pub = self.node.create_publisher(Bool, "/policy/emergency_stop", qos)
         self.run_client = ActionClient(self.node, RunPolicy, "/policy/run")
         self._change = self.node.create_client(ChangeState, "/policy/change_state")
         self._get = self.node.create_client(GetState, "/policy/get_state")
@@ -104,6 +119,20 @@ class Robot(RosClient):
         )
         return self.answer(sent, "the answer to the goal")
 
+    def until_ready(self) -> None:
+        """Wait until the policy says that a goal could begin."""
+        self.statuses.clear()
+        self.until(
+            lambda: self.statuses and self.statuses[-1].state == "idle" and not self.statuses[-1].reason,
+            "the policy to be ready",
+        )
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        """The answer of a service."""
+        client = self.node.create_client(kind, name)
+        self.until(client.service_is_ready, f"service {name}")
+        return self.answer(client.call_async(request), f"the answer of {name}")
+
     def until_heard(self) -> None:
         """Wait until the policy listens to two streams, as many as the tasks of these tests have."""
         publishers = (self._joint_pub, self._keypoint_pub, self._image_pub)
@@ -119,8 +148,15 @@ class Robot(RosClient):
         self.trajectories.append(message)
         self.verdicts.append(self.controller.accept(decode_trajectory(message), self.now_ns()))
 
+    def _setpoint(self, message: Any) -> None:
+        self.setpoints.append((self.now_ns(), np.array(message.data)))
+
     def _publish(self) -> None:
         stamp = self.node.get_clock().now().to_msg()
+        if self.operating:
+            self._operator_pub.publish(JointTrajectory(joint_names=JOINTS))
+        if self.deadman is not None:
+            self._deadman_pub.publish(Bool(data=self.deadman))
         if self.publish_joints:
             joints = JointState(name=JOINTS, position=self.position.tolist(), velocity=[0.0, 0.0])
             joints.header.stamp = stamp
