@@ -99,6 +99,7 @@ def _from_run(args: argparse.Namespace) -> tuple[DiffusionPolicy, dict[str, Any]
         created=utc_now(),
         versions=record.versions,
         git_commit=record.git_commit,
+        started_from=record.started_from,
     )
     return policy, {"provenance": provenance}
 

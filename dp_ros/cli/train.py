@@ -2,6 +2,8 @@
 
     dp-ros train --task pusht_state --data data/pusht.zarr --out runs/pusht
     dp-ros train --out runs/pusht --resume        after Ctrl-C, or a power cut
+    dp-ros train --task pusht_state --data data/pusht.zarr --out runs/prefix --start-from runs/pusht \\
+        --prefix-steps 7 --steps 4000 --lr 5e-4   teach it to go on from a prefix
 
 Watch it with `tensorboard --logdir runs/pusht`; then `dp-ros export runs/pusht models/NAME`.
 """
@@ -39,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="ZARR", help="recording to learn from")
     parser.add_argument("--out", metavar="RUN", required=True, type=Path, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument(
+        "--start-from", metavar="RUN", type=Path, help="begin with the best weights of another run"
+    )
     parser.add_argument("--config", metavar="FILE", help="recipe, or the name of one in config/policies")
     recipe = parser.add_argument_group("instead of the recipe's values")
     recipe.add_argument("--steps", type=int, help="optimiser steps")
@@ -70,8 +75,11 @@ def run(args: argparse.Namespace) -> int:
         key: getattr(args, option) for option, key in _OVERRIDES.items() if getattr(args, option) is not None
     }
     if args.resume:
-        if args.config is not None:
-            raise UserError("--config cannot be given with --resume: a run is resumed as it was started")
+        for name in ("config", "start_from"):
+            if getattr(args, name) is not None:
+                raise UserError(
+                    f"--{name.replace('_', '-')} cannot be given with --resume: a run is resumed as it was started"
+                )
         record = open_run(args.out)
         task = record.task_spec(args.out)
         if args.task is not None and load_task(args.task).digest() != task.digest():
@@ -84,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
         task, data = load_task(args.task), args.data
         config = load_config(args.config or DEFAULT_CONFIG, overrides)
     try:
-        progress = train(task, data, args.out, config, resume=args.resume, console=console)
+        progress = train(
+            task, data, args.out, config, resume=args.resume, start_from=args.start_from, console=console
+        )
     except KeyboardInterrupt:
         console.print(
             f"stopped; go on with: dp-ros train --out {args.out} --resume", highlight=False, soft_wrap=True

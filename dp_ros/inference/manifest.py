@@ -92,6 +92,8 @@ class Provenance(_Strict):
     """UTC, ISO 8601."""
     versions: dict[str, str]
     git_commit: str | None = None
+    started_from: str | None = None
+    """Training run whose weights it began with; `steps` and `samples` do not count those of that run."""
 
 
 class ScoreSummary(_Strict):

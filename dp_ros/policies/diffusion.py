@@ -83,6 +83,22 @@ class DiffusionPolicy(nn.Module):
             mask_channel=network.prefix_steps > 0,
         )
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the weights of another policy of this shape, with or without a mask channel.
+
+        A mask channel that it does not have begins with weights of zero, so that without a prefix both are equal.
+
+        Raises:
+            RuntimeError: if the weights are of another network.
+        """
+        own = self.state_dict()
+        padded = dict(weights)
+        for key, value in weights.items():
+            wanted = own[key].shape if key in own else value.shape
+            if self.unet.mask_channel and value.dim() == 3 and wanted[1] == value.shape[1] + 1:
+                padded[key] = F.pad(value, (0, 0, 0, 1))
+        self.load_state_dict(padded)
+
     def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Flatten observations {stream: (B, n_obs_steps, *shape)} in robot units to one normalised (B, O)."""
         parts = [

@@ -85,15 +85,21 @@ def load_checkpoint(
     return progress
 
 
-def load_weights(path: Path, policy: DiffusionPolicy) -> Progress:
+def load_weights(path: Path, policy: DiffusionPolicy, *, as_start: bool = False) -> Progress:
     """Load the averaged weights of a checkpoint into `policy`; returns where the run was.
+
+    Args:
+        path: the checkpoint.
+        policy: what they are loaded into.
+        as_start: take those of a network without a mask channel too (`DiffusionPolicy.start_from`).
 
     Raises:
         UserError: if the file is missing, damaged, or of another network.
     """
     tensors, progress = _read(path)
+    weights = _by_first_part(tensors).get("average", {})
     try:
-        policy.load_state_dict(_by_first_part(tensors).get("average", {}))
+        policy.start_from(weights) if as_start else policy.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{path}: is not a checkpoint of this network: {error}") from error
     return progress

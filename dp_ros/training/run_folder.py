@@ -52,6 +52,8 @@ class RunRecord(BaseModel):
     config: TrainingConfig
     versions: dict[str, str]
     git_commit: str | None
+    started_from: str | None = None
+    """Which run's weights it began with; None: random ones."""
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class RunRecord(BaseModel):
         demonstrations: Demonstrations,
         statistics: dict[str, dict[str, list[float]]],
         config: TrainingConfig,
+        started_from: str | None = None,
     ) -> RunRecord:
         """Record of a run that starts now, with this software."""
         return cls(
@@ -74,6 +77,7 @@ class RunRecord(BaseModel):
             config=config,
             versions=_versions(),
             git_commit=_git_commit(),
+            started_from=started_from,
         )
 
     def task_spec(self, run: str | Path) -> TaskSpec:

@@ -29,7 +29,7 @@ from dp_ros.errors import UserError
 from dp_ros.policies.diffusion import DiffusionPolicy, check_supported
 from dp_ros.policies.normalizer import min_max
 from dp_ros.task import TaskSpec
-from dp_ros.training.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
+from dp_ros.training.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights
 from dp_ros.training.config import OptimizationSpec, TrainingConfig
 from dp_ros.training.display import TrainingDisplay
 from dp_ros.training.ema import WeightAverage
@@ -51,6 +51,7 @@ def train(
     config: TrainingConfig,
     *,
     resume: bool = False,
+    start_from: str | Path | None = None,
     console: Console | None = None,
 ) -> Progress:
     """Train a policy and leave `last.safetensors` and `best.safetensors` in the run folder.
@@ -61,6 +62,7 @@ def train(
         run: folder of the run; must not exist unless `resume`.
         config: the recipe.
         resume: go on where the run was stopped, or killed.
+        start_from: another run, on data of the same range, whose best weights this one begins with.
         console: where progress is shown.
 
     Raises:
@@ -81,13 +83,14 @@ def train(
     # Policy, its average, optimiser.
     statistics = _statistics(demonstrations, task, training)
     policy = DiffusionPolicy(task, statistics, config.network, config.sampler)
+    origin = None if start_from is None else _start_from(Path(start_from), policy)
     average = WeightAverage(policy, spec.ema_power, spec.ema_max_decay)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=0.0, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
     )
 
     # Run folder: new, or with a checkpoint to go on from.
-    record = RunRecord.of(task, data, demonstrations, policy.statistics, config)
+    record = RunRecord.of(task, data, demonstrations, policy.statistics, config, origin)
     progress = Progress()
     if resume:
         open_run(run).require_same(record, run)
@@ -158,6 +161,19 @@ def train(
                 log.add_scalar("train/loss", display.mean_loss, step + 1)
                 log.add_scalar("train/gradient_norm", gradient_norm.item(), step + 1)
                 log.add_scalar("train/learning_rate", rate, step + 1)
+
+
+def _start_from(run: Path, policy: DiffusionPolicy) -> str:
+    """Load the best weights of another run into `policy`; returns what its record says of that."""
+    record = open_run(run)
+    if record.statistics != policy.statistics:
+        raise UserError(
+            f"{run}: was trained on data of another range, so its weights mean other actions; "
+            "start from a run on the same recording"
+        )
+    progress = load_weights(run / BEST, policy, as_start=True)
+    samples = progress.step * record.config.training.batch_size
+    return f"{run.name}, {progress.step} steps, {samples} samples, data {record.data_digest[:12]}"
 
 
 def learning_rate(spec: OptimizationSpec, step: int) -> float:

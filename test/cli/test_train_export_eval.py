@@ -118,6 +118,10 @@ def test_the_table_shows_every_seed(model: Path, capsys: pytest.CaptureFixture[s
             "was started with training.steps 20 (given 30)",
         ),
         (["train", "--out", "{run}", "--resume", "--config", "x"], "--config cannot be given with --resume"),
+        (
+            ["train", "--out", "{run}", "--resume", "--start-from", "{run}"],
+            "--start-from cannot be given with --resume",
+        ),
         (["train", "--out", "{run}", "--resume", "--task", "pusht_image"], "was started for another task"),
         (["export", "{tmp}", "{tmp}/m"], "is not a training run (no run.json)"),
         (["export", "{run}", "{model}"], "is already there; give another name, or --force"),

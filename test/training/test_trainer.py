@@ -310,3 +310,24 @@ def test_a_policy_is_trained_with_prefixes_and_resumed_to_the_same_bits(
     assert same(tmp_path / "cut" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
     train(data, tmp_path / "other", config(prefix_noise=0.2))
     assert not same(tmp_path / "other" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+
+
+def test_a_run_can_begin_with_the_weights_of_another(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """Also one with prefixes from one without: at first they draw the same."""
+    config = with_overrides(quick_config(steps=1, warmup_steps=1000), {"network.prefix_steps": 7})
+    train(data, tmp_path / "run", config, start_from=uninterrupted)
+    old, new = tensors(uninterrupted / "best.safetensors"), tensors(tmp_path / "run" / "best.safetensors")
+    first = "average/unet.down.0.first.first.0.weight"
+    assert new[first].shape[1] == old[first].shape[1] + 1
+    for key, value in old.items():
+        kept = new[key][:, :2] if new[key].shape != value.shape else new[key]
+        torch.testing.assert_close(kept, value, rtol=0, atol=1e-4)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["started_from"].startswith("whole, 40 steps, 640 samples, data ")
+    assert json.loads((uninterrupted / "run.json").read_text())["started_from"] is None
+
+
+def test_a_run_cannot_begin_with_weights_that_mean_other_actions(uninterrupted: Path, tmp_path: Path) -> None:
+    other = record_circles(tmp_path / "other.zarr", 3)
+    with pytest.raises(UserError, match="whole: was trained on data of another range"):
+        train(other, tmp_path / "run", start_from=uninterrupted)
