@@ -31,7 +31,7 @@ def tick_result(statistics: Sequence[Mapping[str, Any]], received: int) -> TickR
     """What the ticker of the policy node counted.
 
     Args:
-        statistics: of each time that the ticker ran, as `TickStatistics`; one with ticks is expected.
+        statistics: as `TickStatistics`, one for each run of the policy; one with ticks is expected.
         received: setpoints that came over DDS.
 
     Raises:
@@ -45,3 +45,15 @@ def tick_result(statistics: Sequence[Mapping[str, Any]], received: int) -> TickR
         raise UserError(f"of {found['total']} setpoints only {received} arrived")
     jitter = Quantiles(found["jitter_p50_ms"], found["jitter_p99_ms"], found["jitter_max_ms"])
     return TickResult(found["hz"], found["total"] + found["missed"], found["missed"], jitter)
+
+
+def busy_share(inferences: Sequence[Sequence[int]]) -> float:
+    """Share of the time from the first inference to the last in which one was under way.
+
+    Args:
+        inferences: (capture, begin, end) of each, ns; they do not overlap.
+    """
+    if not inferences:
+        return 0.0
+    busy_ns = sum(end - begin for _, begin, end in inferences)
+    return float(busy_ns / (inferences[-1][2] - inferences[0][1]))

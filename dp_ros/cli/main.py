@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "train": "train a diffusion policy on recorded episodes",
     "export": "make a model folder (ONNX, safetensors, manifest) from a training run",
     "eval": "score a model on the simulated robot, in process or over ROS",
+    "bench": "measure the runtime: punctuality, latency, seams, scores under delay",
     "demo": "run the shipped policy on the simulated robot and report",
     "run": "let the policy act: send a goal to a policy node that is running",
     "up": "start the nodes of a bring-up as processes, without ros2 launch",

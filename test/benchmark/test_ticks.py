@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dp_ros.benchmark.ticks import setpoint_task, tick_result
+from dp_ros.benchmark.ticks import busy_share, setpoint_task, tick_result
 from dp_ros.errors import UserError
 from dp_ros.task import load_task
 
@@ -37,3 +37,8 @@ def test_the_policy_of_the_model_can_run_the_task_with_setpoints() -> None:
     assert (changed.action.output, changed.action.rate_hz) == ("setpoint", 500.0)
     assert changed.action.topic != task.action.topic
     assert changed.action.limits == task.action.limits
+
+
+def test_the_model_is_busy_for_the_share_of_time_in_which_inferences_are_under_way() -> None:
+    assert busy_share([(0, 100, 190), (0, 200, 290), (0, 300, 400)]) == pytest.approx(280 / 300)
+    assert busy_share([]) == 0.0
