@@ -401,6 +401,6 @@ def _outright_points(snapshot: _Snapshot, place: Floats, from_ns: int, to_ns: in
     if len(times) == 1:
         times.append(from_ns + max(snapshot.dt_ns, SHORTEST_NS))
         positions = np.concatenate([positions, positions])
-    velocities = np.gradient(positions, np.array(times) / 1e9 - from_ns / 1e9, axis=0)
+    velocities = np.gradient(positions, (np.array(times) - from_ns) / 1e9, axis=0)
     velocities[-1] = 0.0
     return TrajectoryPoints(np.array(times, dtype=np.int64), positions, velocities, None)

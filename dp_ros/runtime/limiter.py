@@ -13,15 +13,15 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.axis_limiter import AxisLimiter, Excess, Point
+from dp_ros.runtime.axis_limiter import SLACK, AxisLimiter, Excess, Point
 from dp_ros.runtime.limits import MotionLimits
 from dp_ros.runtime.spline import MotionState, QuinticPath
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]
 
-#: Ticks after the end of a path within which a motion that follows it has to have come to rest.
-LAST_TICKS = 5000
+#: Ticks after the end of a path within which a motion that follows it gets to its place; then it stops.
+LAST_TICKS = 1000
 
 
 class Reason(StrEnum):
@@ -60,7 +60,12 @@ class MotionLimiter:
         self._grippers = sorted(grippers)
         index = {name: i for i, name in enumerate(action.command_names)}
         self._boxes = [
-            ([index[name] for name in box.names], list(box.min), list(box.max))
+            (
+                [index[name] for name in box.names],
+                # Larger by what adding up the ticks of a stop may round to.
+                [low - SLACK * (high - low) for low, high in zip(box.min, box.max, strict=True)],
+                [high + SLACK * (high - low) for low, high in zip(box.min, box.max, strict=True)],
+            )
             for box in action.limits.keep_out
         ]
 
@@ -78,7 +83,9 @@ class MotionLimiter:
             axis, point = self._axes[i], points[i]
             if excess := axis.exceeded(begin[i], point, time_s):
                 reasons.add(_REASONS[excess])
-                points[i] = axis.towards(begin[i], _within(axis, point), time_s)
+                allowed = _within(axis, point)
+                met = allowed != point and not axis.exceeded(begin[i], allowed, time_s)
+                points[i] = allowed if met else axis.towards(begin[i], allowed, time_s)
         for i in self._grippers:
             at = min(max(points[i][0], self._axes[i].low), self._axes[i].high)
             if at != points[i][0]:
@@ -113,8 +120,10 @@ class MotionLimiter:
             for dims, bottom, top in self._boxes
         )
 
-    def follow(self, path: QuinticPath, start: MotionState, tick_ns: int) -> tuple[QuinticPath, set[Reason]]:
-        """The motion from a state that follows a path as closely as the limits allow, and ends at rest.
+    def follow(
+        self, path: QuinticPath, start: MotionState, tick_ns: int, rest: Floats
+    ) -> tuple[QuinticPath, set[Reason]]:
+        """The motion from a state that follows a path as closely as the limits allow, and comes to rest at a place.
 
         It has a knot every tick, and between them quintics: with limits as `MotionLimits.planning` gives them for
         that tick, these keep the task's.
@@ -122,13 +131,18 @@ class MotionLimiter:
         states, times, reasons = [start], [path.start_ns], set[Reason]()
         state, time_ns = start, path.start_ns
         last_ns = path.end_ns + LAST_TICKS * tick_ns
-        while time_ns < last_ns:
+        at_rest = MotionState.at_rest(rest)
+        while True:
             time_ns += tick_ns
-            state, why = self.step(state, path.state_at(time_ns), tick_ns / 1e9)
-            reasons |= why
+            if time_ns < last_ns:
+                wanted = path.state_at(time_ns) if time_ns <= path.end_ns else at_rest
+                state, why = self.step(state, wanted, tick_ns / 1e9)
+                reasons |= why
+            else:
+                state = self.stop(state, tick_ns / 1e9)
             states.append(state)
             times.append(time_ns)
-            if time_ns >= path.end_ns and not (state.velocity.any() or state.acceleration.any()):
+            if time_ns > path.end_ns and not (state.velocity.any() or state.acceleration.any()):
                 break
         return QuinticPath(
             times,

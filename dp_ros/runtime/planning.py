@@ -22,9 +22,9 @@ Floats = npt.NDArray[np.float64]
 #: Finest time at which paths are planned, seconds.
 TICK_S = 0.005
 #: Brakes tried along a path: each this much longer than the one before.
-LONGER = 1.25
+LONGER = 1.1
 #: Durations tried for coming to rest.
-LONGEST_SETTLE = 20
+LONGEST_SETTLE = 40
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Planner:
         step_ns = int(times[1] - times[0]) if len(times) > 1 else 0
         tick_s = max(step_ns / 5e9, TICK_S)
         limits = self._limits.planning(tick_s)
-        own = through_waypoints(times, waypoints)
-        own = own.then(self._settle(own.knot(-1), own.end_ns, limits)).cut(seam_ns, None)
+        actions = through_waypoints(times, waypoints)
+        own = actions.then(self._settle(actions.knot(-1), actions.end_ns, limits)).cut(seam_ns, None)
         begin = own.knot(0)
         offset = (
             start.position - begin.position,
@@ -89,7 +89,9 @@ class Planner:
             path = _blended(own, offset, end_ns)
             if self._keeps(limiter, path):
                 return Approach(path, begin, (end_ns - seam_ns) / 1e9, False)
-        path, _ = limiter.follow(own, start, round(tick_s * 1e9))
+        # Without the stop behind it, which is long if the actions are too fast to be followed.
+        rest = np.zeros_like(waypoints[-1]) if self._returns_to_zero else waypoints[-1]
+        path, _ = limiter.follow(actions.cut(seam_ns, None), start, round(tick_s * 1e9), rest)
         return Approach(path, begin, (path.end_ns - seam_ns) / 1e9, True)
 
     def _keeps(self, limiter: MotionLimiter, path: QuinticPath) -> bool:

@@ -213,9 +213,10 @@ def gate_points(action: ActionSpec, points: TrajectoryPoints) -> tuple[Trajector
     path = QuinticPath(points.times_ns, points.positions, points.velocities, accelerations)
     limiter = MotionLimiter(action, limits)
     moving = np.array(limiter.moving, dtype=np.intp)
-    if limits.hold(path.bounds(), moving) and limiter.clear(path):
+    at_rest = not (points.velocities[-1].any() or accelerations[-1].any())
+    if at_rest and limits.hold(path.bounds(), moving) and limiter.clear(path):
         return points, frozenset()
     limiter = MotionLimiter(action, limits.planning(POINT_NS / 1e9))
-    path, reasons = limiter.follow(path, path.knot(0), POINT_NS)
+    path, reasons = limiter.follow(path, path.knot(0), POINT_NS, path.positions[-1])
     changed = TrajectoryPoints(path.times_ns, path.positions, path.velocities, path.accelerations)
     return changed, frozenset(reasons)

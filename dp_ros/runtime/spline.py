@@ -20,6 +20,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
 
+#: Equal parts of a piece for which bounds are found: the more, the closer they are.
+PARTS = 8
+
 
 @dataclass(frozen=True)
 class MotionState:
@@ -188,7 +191,7 @@ class QuinticPath:
         )
 
     def bounds(self) -> Bounds:
-        """What the motion stays within, from the Bernstein coefficients of both halves of each piece.
+        """What the motion stays within, from the Bernstein coefficients of the parts of each piece.
 
         A polynomial lies in the hull of its Bernstein coefficients (Farouki, "The Bernstein polynomial basis:
         a centennial retrospective", 2012), so these bounds are never too small.
@@ -213,12 +216,12 @@ class QuinticPath:
         return hull.min(axis=1), hull.max(axis=1)
 
     def _hull(self, order: int) -> Floats:
-        """Bernstein coefficients of a derivative on both halves of each piece, (n, 2 * (6 - order), dim)."""
+        """Bernstein coefficients of a derivative on the parts of each piece, (n, PARTS * (6 - order), dim)."""
         span = self._spans_s[:, None, None]
         powers = np.arange(6)
         factors = np.prod([powers - k for k in range(order)], axis=0) if order else np.ones(6)
         scaled = self._coefficients * (span ** (powers - order)[None, :, None]) * factors[None, :, None]
-        hull: Floats = _bernstein_halves(6 - order) @ scaled[:, order:]
+        hull: Floats = _bernstein_parts(6 - order) @ scaled[:, order:]
         return hull
 
 
@@ -287,13 +290,15 @@ def _spline_operators(n: int) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=8)
-def _bernstein_halves(n: int) -> Floats:
-    """(2n, n): from n power coefficients on [0, 1] to Bernstein coefficients on [0, 1/2] and [1/2, 1]."""
-    degree = n - 1
+def _bernstein_parts(n: int) -> Floats:
+    """(PARTS * n, n): from n power coefficients on [0, 1] to Bernstein coefficients on each of its equal parts."""
     to_bernstein = np.array(
-        [[comb(i, j) / comb(degree, j) if j <= i else 0.0 for j in range(n)] for i in range(n)]
+        [[comb(i, j) / comb(n - 1, j) if j <= i else 0.0 for j in range(n)] for i in range(n)]
     )
-    first = np.diag(0.5 ** np.arange(n))
-    # u = (1 + w) / 2
-    second = np.array([[comb(k, j) * 0.5**k if j <= k else 0.0 for k in range(n)] for j in range(n)])
-    return np.concatenate([to_bernstein @ first, to_bernstein @ second])
+    rows = []
+    for part in range(PARTS):  # u = (part + w) / PARTS
+        shift = [
+            [comb(k, j) * part ** (k - j) / PARTS**k if j <= k else 0.0 for k in range(n)] for j in range(n)
+        ]
+        rows.append(to_bernstein @ np.array(shift))
+    return np.concatenate(rows)
