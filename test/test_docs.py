@@ -6,10 +6,12 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dp_ros.paths import share_dir
 from dp_ros.runtime import stream, supervisor
+from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.limiter import Reason
 from dp_ros.runtime.supervisor import Reaction, SafetyOptions, Supervisor
 from dp_ros.task import TaskSpec, load_task
@@ -95,6 +97,26 @@ def test_the_task_files_of_robots_are_complete(name: str) -> None:
     assert set(action.names) == set(task.observations["joints"].names)
     assert sum(spec.is_image for spec in task.observations.values()) == 2
     assert f"config/tasks/{name}.yaml" in YOUR_ROBOT
+
+
+@pytest.mark.parametrize("name", ROBOT_TASKS)
+def test_a_stop_from_the_largest_speed_takes_no_longer_than_the_page_says(name: str) -> None:
+    task = load_task(name)
+    robot = {"ur5e_two_realsense": "UR5e", "so101": "SO-101"}[name]
+    said = re.search(rf"([\d.]+) s\s+for\s+the\s+{robot}", SAFETY)
+    assert said
+    velocity = 0.97 * np.array(task.action.limits.velocity)
+    velocity[list(task.action.gripper_indices)] = 0.0
+    schedule = ChunkSchedule(task.action)
+    schedule.hold(-0.5 * velocity, 0)
+    steps = np.arange(1, 16)[:, None] * velocity * task.dt_ns / 1e9
+    chunk = ActionChunk(task.dt_ns, task.dt_ns, steps - 0.5 * velocity, 0)
+    schedule.splice(chunk, not_before_ns=task.dt_ns)
+    now_ns = 9 * task.dt_ns
+    moving = schedule.state_at(now_ns)
+    assert moving is not None and np.abs(moving.velocity).max() > 0.9 * velocity.max()
+    stop_s = (schedule.brake(now_ns) - now_ns) / 1e9
+    assert 0.5 * float(said[1]) < stop_s <= float(said[1])
 
 
 def test_an_so101_model_recorded_from_trajectories_runs_with_setpoints() -> None:
