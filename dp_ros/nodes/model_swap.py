@@ -15,20 +15,36 @@ from rclpy.task import Future
 
 from dp_ros.errors import UserError
 from dp_ros.inference.engine import Engine
+from dp_ros.inference.load import load_engine
 from dp_ros.srv import LoadModel
 
 
+def load_model(node: Any, folder: str) -> Engine:
+    """Load a model as the node's parameters say; takes seconds and may be called from any thread.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    if not folder:
+        raise UserError("parameter model is empty; give a model folder, e.g. model:=models/pusht_state")
+
+    def value(name: str) -> Any:
+        return node.get_parameter(name).value
+
+    steps = value("num_inference_steps") or None
+    return load_engine(folder, engine=value("engine"), threads=value("threads"), num_inference_steps=steps)
+
+
 class ModelSwap:
-    """The service of one configured node.
+    """The service of one node, in whichever state it is.
 
     Args:
         node: an rclpy node.
-        load: a model folder to an engine, in a thread; raises UserError.
         use: puts an engine into use and returns its model's id, on the executor's thread; raises UserError.
     """
 
-    def __init__(self, node: Any, *, load: Callable[[str], Engine], use: Callable[[Engine], str]) -> None:
-        self._node, self._load, self._use = node, load, use
+    def __init__(self, node: Any, use: Callable[[Engine], str]) -> None:
+        self._node, self._use = node, use
         self._loading: tuple[Future, list[Engine | Exception]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="load model")
         self._loaded = node.create_guard_condition(self._deliver)
@@ -55,7 +71,7 @@ class ModelSwap:
 
         def load() -> None:
             try:
-                found.append(self._load(request.model))
+                found.append(load_model(self._node, request.model))
             except Exception as error:  # whatever it is, the caller waits for an answer
                 found.append(error)
             if self._loading is not None:

@@ -1,8 +1,8 @@
 """Runs a policy on a robot: observations in, commands out, inside a `RunPolicy` goal only.
 
 A lifecycle node. Configuring loads task and model and starts to listen; activating allows goals; nothing is
-commanded outside a goal. The loop itself is `runtime.Controller`; this file connects it to topics, to the
-worker thread, to the command stream and, in lockstep simulation, to the clock.
+commanded outside a goal. The loop itself is `runtime.Controller`; this file connects it to topics, to the worker
+thread, to the command stream and, in lockstep simulation, to the clock.
 """
 
 from __future__ import annotations
@@ -18,31 +18,23 @@ from dp_ros.bridge.command_stream import CommandStream
 from dp_ros.bridge.lockstep import LockstepParticipant
 from dp_ros.bridge.log import RosLogHandler
 from dp_ros.bridge.observations import ObservationIntake
-from dp_ros.bridge.outputs import encode_chunk
 from dp_ros.bridge.parameters import declare
-from dp_ros.bridge.qos import reliable_qos
 from dp_ros.bridge.safety_inputs import SafetyInputs
 from dp_ros.bridge.spin import run_node
 from dp_ros.errors import UserError
 from dp_ros.inference.engine import Engine
-from dp_ros.inference.load import load_engine
 from dp_ros.inference.worker import InferenceResult, InferenceWorker
-from dp_ros.msg import ActionChunk as ActionChunkMsg
-from dp_ros.nodes.model_swap import ModelSwap
+from dp_ros.nodes.model_swap import ModelSwap, load_model
 from dp_ros.nodes.policy_goal import PolicyGoal
 from dp_ros.nodes.policy_options import declare_parameters, execution_of, read_options
+from dp_ros.nodes.policy_state import controller_silent, could_begin, standstill, state_of
 from dp_ros.nodes.policy_view import PolicyView
 from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller, Stop
 from dp_ros.runtime.observation import BadObservation
 from dp_ros.runtime.outlet import outright
 from dp_ros.runtime.safety import BadAction
-from dp_ros.runtime.supervisor import (
-    CONTROLLER_SILENT,
-    INFERENCE_FAILED,
-    Reaction,
-    Verdict,
-)
+from dp_ros.runtime.supervisor import CONTROLLER_SILENT, INFERENCE_FAILED, Verdict
 from dp_ros.task import load_task
 
 #: Period of the watch that works also when simulated time stands still, wall time.
@@ -62,7 +54,7 @@ class PolicyNode(LifecycleNode):
         )
         self.last_error = ""
         self._configured = self._active = False
-        self._swap = ModelSwap(self, load=self._load, use=self._change_model)
+        self._swap = ModelSwap(self, self._change_model)
         self._log_handler = RosLogHandler(self.get_logger())
         self._log_handler.attach()
 
@@ -78,7 +70,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load task and model, listen to the observations."""
         try:
-            self._connect(self._load(self.get_parameter("model").value))
+            self._connect(load_model(self, self.get_parameter("model").value))
         except UserError as error:
             self.last_error = str(error)
             self.get_logger().error(self.last_error)
@@ -109,21 +101,6 @@ class PolicyNode(LifecycleNode):
         self._disconnect()
         return TransitionCallbackReturn.SUCCESS
 
-    def _load(self, model: str) -> Engine:
-        """Load a model as the parameters say; takes seconds and may be called from any thread.
-
-        Raises:
-            UserError: if it cannot be loaded.
-        """
-        if not model:
-            raise UserError("parameter model is empty; give a model folder, e.g. model:=models/pusht_state")
-        return load_engine(
-            model,
-            engine=self.get_parameter("engine").value,
-            threads=self.get_parameter("threads").value,
-            num_inference_steps=self.get_parameter("num_inference_steps").value or None,
-        )
-
     def _connect(self, engine: Engine) -> None:
         """Make everything that a configured node has; raises UserError, leaving nothing behind."""
         name = self.get_parameter("task").value
@@ -153,7 +130,6 @@ class PolicyNode(LifecycleNode):
             on_error=self._output_failed,
         )
         self._configured = True
-        self._chunk_pub = self.create_publisher(ActionChunkMsg, "~/action_chunk", reliable_qos())
         self._view = PolicyView(self, task, o)
         self._worker = InferenceWorker(engine, self._guard.trigger)
         self._intake = ObservationIntake(
@@ -177,9 +153,8 @@ class PolicyNode(LifecycleNode):
         self._watch_timer = self.create_timer(
             WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        every = "back to back" if execution.infer_every == 0 else f"infer_every {execution.infer_every}"
         self.get_logger().info(
-            f"model {engine.manifest.model_id}, task {task.name}, engine {engine.name}, mode {execution.mode}, {every}"
+            f"model {engine.manifest.model_id}, task {task.name}, engine {engine.name}, {execution.words(task)}"
             + (", DRY RUN: nothing is sent to the robot" if o.dry_run else "")
         )
 
@@ -188,40 +163,34 @@ class PolicyNode(LifecycleNode):
             return
         self._configured = False
         self.destroy_timer(self._watch_timer)
-        if not self._commands.destroy(self._now()):
-            self.get_logger().error("the setpoint thread did not end within 2 s")
-        if not self._worker.close():
-            self.get_logger().error("the inference thread did not end within 5 s")
-        if not self._intake.close():
-            self.get_logger().error("a decoding thread did not end within 2 s")
+        for what, ended in (
+            ("setpoint", self._commands.destroy(self._now())),
+            ("inference", self._worker.close()),
+            ("decoding", self._intake.close()),
+        ):
+            if not ended:
+                self.get_logger().error(f"the {what} thread did not end in time")
         self._inputs.destroy()
         self._goal.destroy()
         self._view.destroy()
         if self._participant is not None:
             self._participant.destroy()
         self.destroy_guard_condition(self._guard)
-        self.destroy_publisher(self._chunk_pub)
         del self._engine, self._worker, self._controller, self._commands, self._intake
 
     def _change_model(self, engine: Engine) -> str:
         """Put another model into use; returns its id. Raises UserError if that cannot be done now."""
         if not self._configured:
             raise UserError("the node is not configured; set its parameter model and configure it")
-        same_task = True
-        try:
+        fixed = self._active or bool(self.get_parameter("task").value)
+        if fixed or engine.task.digest() == self._engine.task.digest():
             self._task.require_same_policy(engine.task)
-        except UserError:
-            same_task = False
-            if self._active or self.get_parameter("task").value:
-                raise
-        if same_task:
             self._controller.execution.require(self._task, engine.prefix)
             self._engine = engine
             self._worker.change_engine(engine)
         else:
             self._disconnect()
             self._connect(engine)
-        self.get_logger().info(f"model {engine.manifest.model_id}")
         return engine.manifest.model_id
 
     # --- goals ------------------------------------------------------------------------------------------
@@ -256,12 +225,8 @@ class PolicyNode(LifecycleNode):
         """Something came from a person: what has to be done is done at once."""
         if self._participant is None:
             self._tick(self._now())
-        elif self._goal.running:
-            supervisor, steady_s = self._controller.supervisor, time.monotonic()
-            supervisor.watch_people(steady_s)
-            verdict = supervisor.judge(self._now(), steady_s)
-            if verdict.reaction is Reaction.ABORT:
-                self._finish(Stop(verdict.reason, verdict.message))
+        elif (stop := self._controller.urgent_stop(self._now(), time.monotonic())) is not None:
+            self._finish(stop)
 
     def _output_failed(self, error: Exception) -> None:
         """In the setpoint thread, which has ended."""
@@ -360,93 +325,48 @@ class PolicyNode(LifecycleNode):
         except BadAction as problem:
             self._finish(Stop(INFERENCE_FAILED, str(problem)))
             return 0
-        names, model_id = self._task.action.command_names, self._engine.manifest.model_id
-        self._chunk_pub.publish(encode_chunk(chunk, names, model_id))
-        self._view.chunk = chunk
+        self._view.publish_chunk(chunk, self._engine.manifest.model_id)
         return chunk.start_ns
 
     def _watch(self) -> None:
         """What must happen on the wall clock: cancelling, time limits, silence."""
         steady_s, now_ns = time.monotonic(), self._now()
         if self._participant is None:
-            self._controller.supervisor.report(CONTROLLER_SILENT, self._silent(), steady_s)
+            silent = controller_silent(self._commands, self._task, self._options)
+            self._controller.supervisor.report(CONTROLLER_SILENT, silent, steady_s)
             self._commands.publish_grippers(now_ns)
         if self._goal.cancel_requested:
             self._finish(Stop(RunPolicy.Result.CANCELED, "a client cancelled the goal"))
         elif self._participant is None and self._goal.running:
             self._tick(now_ns)
         elif self._goal.running and steady_s - self._progress_s > self._options.clock_timeout_s:
-            self._finish(self._standstill())
+            waited_s = self._options.clock_timeout_s
+            self._finish(
+                standstill(self._controller, self._task, waited_s, self._pending_ns, self._inferring)
+            )
             self._step()
         elif self._participant is None:
             self._controller.watch_clock(now_ns, steady_s)
         if not self._goal.running and steady_s - self._status_s >= IDLE_STATUS_S:
             self._inputs.publish_takeover(self._controller.supervisor.operator_is_live(steady_s), now_ns)
-            self._verdict = self._could_begin(now_ns, steady_s)
+            self._verdict = could_begin(
+                self._controller, self._commands, self._task, self._options, now_ns, steady_s
+            )
             self._publish_status()
         self._view.publish_diagnostics(self._controller, self._intake, self._commands, now_ns)
-
-    def _silent(self) -> str:
-        """Why nobody would execute a command; empty if somebody would."""
-        if self._options.dry_run or not self._options.require_controller or self._commands.listeners:
-            return ""
-        return f"nobody subscribes to {self._task.action.topic}; is the controller active?"
-
-    def _could_begin(self, now_ns: int, steady_s: float) -> Verdict:
-        """Why no goal could begin now, with no reason if one could."""
-        refusal = self._controller.supervisor.refusal(steady_s)
-        if refusal.reason:
-            return refusal
-        problem = self._controller.observation_problem(now_ns)
-        if problem is not None:
-            return Verdict(Reaction.HOLD, problem.reason, str(problem))
-        silent = "" if self._participant is not None else self._silent()
-        return Verdict(Reaction.HOLD, CONTROLLER_SILENT, silent) if silent else Verdict()
-
-    def _standstill(self) -> Stop:
-        """Why lockstep does not go on."""
-        waited = f"for {self._options.clock_timeout_s:g} s of wall time"
-        if self._inferring:
-            return Stop(INFERENCE_FAILED, f"the inference has not come back {waited}")
-        if self._pending_ns is None:
-            return Stop(
-                RunPolicy.Result.CLOCK_STOPPED, f"/clock has stood still {waited}; is the simulation alive?"
-            )
-        missing = self._controller.buffer.incomplete_at(self._pending_ns)
-        topics = ", ".join(f"{key} ({self._task.observations[key].topic})" for key in missing)
-        problem = self._controller.buffer.problem_of(missing)
-        if problem is not None:
-            return Stop(problem.reason, str(problem))
-        return Stop(RunPolicy.Result.STREAM_STALE, f"nothing new {waited} on {topics}")
 
     # --- publishing -------------------------------------------------------------------------------------
 
     def _publish_status(self) -> None:
-        o, supervisor = self._options, self._controller.supervisor
         self._view.publish_status(
             self._now(),
-            state=self._state(),
-            reason=self._verdict.reason,
-            message=self._verdict.message,
+            self._controller,
+            self._verdict,
+            state=state_of(self._controller, self._verdict, self._active, self._goal.running),
             model_id=self._engine.manifest.model_id,
-            mode=self._controller.execution.mode,
-            emergency_stop=supervisor.emergency_stopped,
-            takeover=supervisor.operator_is_live(time.monotonic()),
-            dry_run=o.dry_run,
-            clamped=self._controller.counts.clamped,
-            counters=self._controller.counters(),
             **self._progress(),
         )
         self._status_s = time.monotonic()
-
-    def _state(self) -> str:
-        if not self._goal.running:
-            return "idle" if self._active else "inactive"
-        if self._verdict.reaction is Reaction.YIELD:
-            return "yielded"
-        if self._verdict.reaction is Reaction.HOLD and self._controller.outlet.is_open:
-            return "holding"
-        return "running" if self._controller.outlet.is_open else "waiting"
 
     def _progress(self) -> dict[str, Any]:
         """What status and feedback have in common."""
@@ -460,11 +380,7 @@ class PolicyNode(LifecycleNode):
 
 
 def make_node() -> PolicyNode:
-    """The node, configured and activated if `autostart` is set.
-
-    Raises:
-        UserError: if it cannot be configured.
-    """
+    """The node, configured and activated if `autostart` is set; raises UserError if it cannot be configured."""
     node = PolicyNode()
     if node.autostart:
         if node.trigger_configure() != TransitionCallbackReturn.SUCCESS:

@@ -6,7 +6,6 @@ Easy to get wrong: diagnostics repeat the last status, so that all three tell th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -17,13 +16,16 @@ from dp_ros.bridge.command_stream import CommandStream
 from dp_ros.bridge.diagnostics import PERIOD_S, diagnostics, policy_status, setpoint_status, stream_status
 from dp_ros.bridge.markers import chunk_markers
 from dp_ros.bridge.observations import ObservationIntake
+from dp_ros.bridge.outputs import encode_chunk
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.inference.worker import InferenceResult
+from dp_ros.msg import ActionChunk as ActionChunkMsg
 from dp_ros.msg import PolicyStatus
 from dp_ros.nodes.policy_options import PolicyOptions
 from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller
 from dp_ros.runtime.safety import BadAction
+from dp_ros.runtime.supervisor import Verdict
 from dp_ros.task import TaskSpec
 
 
@@ -40,8 +42,8 @@ class PolicyView:
         self._node, self._task, self._options = node, task, options
         self._name = node.get_name()
         self._diagnostics_s = 0.0
-        #: The chunk in force.
-        self.chunk: ActionChunk | None = None
+        self._chunk: ActionChunk | None = None  # in force
+        self._chunks = node.create_publisher(ActionChunkMsg, "~/action_chunk", reliable_qos())
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", reliable_qos())
         self._status = node.create_publisher(PolicyStatus, "~/status", reliable_qos())
         self._last: Any = None
@@ -52,15 +54,32 @@ class PolicyView:
         """Whether somebody looks at the markers."""
         return bool(self._markers.get_subscription_count())
 
-    def publish_status(self, now_ns: int, *, counters: Mapping[str, int], **fields: Any) -> None:
-        """Publish a `PolicyStatus`; `fields` are those of the message."""
-        self._last = PolicyStatus(counted=list(counters), counts=list(counters.values()), **fields)
+    def publish_status(self, now_ns: int, controller: Controller, verdict: Verdict, **fields: Any) -> None:
+        """Publish a `PolicyStatus`; `fields` are those of the message that only the node knows."""
+        supervisor, counted = controller.supervisor, controller.counters()
+        self._last = PolicyStatus(
+            reason=verdict.reason,
+            message=verdict.message,
+            mode=controller.execution.mode,
+            emergency_stop=supervisor.emergency_stopped,
+            takeover=supervisor.operator_is_live(time.monotonic()),
+            dry_run=self._options.dry_run,
+            clamped=controller.counts.clamped,
+            counted=list(counted),
+            counts=list(counted.values()),
+            **fields,
+        )
         self._last.header.stamp = to_stamp(now_ns)
         self._status.publish(self._last)
 
+    def publish_chunk(self, chunk: ActionChunk, model_id: str) -> None:
+        """Publish a chunk that has been commanded."""
+        self._chunk = chunk
+        self._chunks.publish(encode_chunk(chunk, self._task.action.command_names, model_id))
+
     def draw(self, controller: Controller, result: InferenceResult, now_ns: int) -> None:
         """Publish the chunk in force and the alternatives to it."""
-        if self.chunk is None or result.alternatives is None:
+        if self._chunk is None or result.alternatives is None:
             return
         try:
             alternatives = [controller.preview(result.request, actions) for actions in result.alternatives]
@@ -69,7 +88,7 @@ class PolicyView:
         self._markers.publish(
             chunk_markers(
                 self._task.action,
-                self.chunk.values,
+                self._chunk.values,
                 alternatives,
                 dt_s=self._task.dt_ns / 1e9,
                 now_ns=now_ns,
@@ -118,3 +137,4 @@ class PolicyView:
         self._node.destroy_publisher(self._diagnostics)
         self._node.destroy_publisher(self._markers)
         self._node.destroy_publisher(self._status)
+        self._node.destroy_publisher(self._chunks)

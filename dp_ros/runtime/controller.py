@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,9 @@ from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.ensemble import TemporalEnsemble
 from dp_ros.runtime.execution import Execution, InferenceRequest, eased, plan_prefix
 from dp_ros.runtime.observation import ObservationBuffer, ObservationProblem, Window
+from dp_ros.runtime.outcome import TIME_LIMIT, RunCounts, Stop, Tick
 from dp_ros.runtime.outlet import Outlet
+from dp_ros.runtime.prefix import Prefix
 from dp_ros.runtime.safety import BadAction, LimitGate
 from dp_ros.runtime.supervisor import (
     CLOCK_JUMP,
@@ -39,49 +41,11 @@ from dp_ros.runtime.supervisor import (
     Reaction,
     SafetyOptions,
     Supervisor,
-    Verdict,
 )
-from dp_ros.runtime.tracking import difference, measured_state, tracking_problem
+from dp_ros.runtime.tracking import measured_state, standing_at, tracking_problem
 from dp_ros.task import TaskSpec
 
 Floats = npt.NDArray[np.float64]
-TIME_LIMIT = "TIME_LIMIT"
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The run has ended: `reason` is a code of action/RunPolicy.action."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Outcome of one tick.
-
-    Attributes:
-        request: an inference to run, if one is due.
-        stop: why the run ended, if it did.
-        problem: why no inference can be made at the moment, if so.
-        verdict: what the supervisor asks for.
-        braked: whether what is commanded has just been cut short by a brake.
-    """
-
-    request: InferenceRequest | None = None
-    stop: Stop | None = None
-    problem: ObservationProblem | None = None
-    verdict: Verdict = Verdict()
-    braked: bool = False
-
-
-@dataclass
-class RunCounts:
-    """What happened in a run so far."""
-
-    inferences: int = 0
-    late_steps: int = 0
-    clamped: int = 0
 
 
 class Controller:
@@ -167,7 +131,7 @@ class Controller:
     def _rejoin(self, now_ns: int) -> None:
         """Forget what was commanded; go on from where the robot is, at rest, with authority that rises again."""
         if not self.outlet.is_moving(now_ns):  # else the brake of the last run is still on its way
-            start = None if self._immediate else self._stands_at(now_ns)
+            start = None if self._immediate else self._standing_at(now_ns)
             self.outlet.close()
             self.schedule.clear()
             if start is not None:
@@ -179,35 +143,15 @@ class Controller:
         self._wait_steps, self._held, self._yielded = 0, False, False
         self._fed_ns, self._moved = now_ns, False
 
-    def _stands_at(self, now_ns: int) -> Floats | None:
-        """Where a motion from rest begins, (command_dim,), NaN for grippers; None if nothing measures it.
-
-        The position commanded last, where the measured one agrees with it: a robot that holds a command stands a
-        little beside it, and would jerk if it were told to stay there.
-        """
+    def _standing_at(self, now_ns: int) -> Floats | None:
         measured = measured_state(self._space, self._task, self.buffer, now_ns)
-        if measured is None:
-            return None
-        commanded, allowed = self.outlet.last_position(now_ns), self._task.action.limits.tracking_error
-        if commanded is not None and allowed is not None:
-            apart = difference(self._task.action, commanded, measured.position)
-            if (apart <= np.array(allowed)).all():
-                return commanded
-        return measured.position
+        return standing_at(self._task.action, measured, self.outlet.last_position(now_ns))
 
     # --- time -------------------------------------------------------------------------------------------
 
     def elapsed_s(self, now_ns: int) -> float:
         """Seconds since the run began."""
         return (now_ns - self._started_ns) / 1e9 if self._runs else 0.0
-
-    def observation_problem(self, now_ns: int) -> ObservationProblem | None:
-        """Why no inference could be made now; None if the observations are complete and fresh."""
-        try:
-            self.buffer.window(now_ns)
-        except ObservationProblem as problem:
-            return problem
-        return None
 
     @property
     def lead_steps(self) -> int:
@@ -217,13 +161,9 @@ class Controller:
         return min(math.ceil(self._expected_ns / self._task.dt_ns), self._available - 1)
 
     @property
-    def _longest_ns(self) -> int:
-        return max(self._recent_inference_ns, default=0)
-
-    @property
     def _expected_ns(self) -> int:
         """How long after its request a chunk is expected to take over."""
-        return self._longest_ns + self._margin_ns
+        return max(self._recent_inference_ns, default=0) + self._margin_ns
 
     def watch_clock(self, now_ns: int, steady_s: float) -> None:
         """Look whether ROS time goes on as a steady clock does; where it jumped, old samples are forgotten."""
@@ -266,18 +206,19 @@ class Controller:
             self._first_observation_ns = window.stamp_ns if self._immediate else 0
         self._last_observation_ns = window.stamp_ns
         step = round((window.stamp_ns - self._first_observation_ns) / self._task.dt_ns)
-        prefix = None
-        if self.execution.mode == "rtc":
-            prefix = plan_prefix(
-                self.schedule,
-                self._space,
-                self._task,
-                window,
-                start_ns=window.stamp_ns - self._early_ns,
-                now_ns=now_ns,
-                ready_ns=now_ns + self._expected_ns,
-            )
+        prefix = self._prefix(window, now_ns) if self.execution.mode == "rtc" else None
         return Tick(InferenceRequest(self._runs, window, self._seed, step, prefix), verdict=verdict)
+
+    def _prefix(self, window: Window, now_ns: int) -> Prefix | None:
+        start_ns, ready_ns = window.stamp_ns - self._early_ns, now_ns + self._expected_ns
+        return plan_prefix(self.schedule, self._space, self._task, window, start_ns, now_ns, ready_ns)
+
+    def urgent_stop(self, now_ns: int, steady_s: float) -> Stop | None:
+        """In lockstep, between ticks: why a person wants the run to end at once, None if nobody does."""
+        self.supervisor.watch_people(steady_s)
+        verdict = self.supervisor.judge(now_ns, steady_s)
+        aborted = self.running and verdict.reaction is Reaction.ABORT
+        return Stop(verdict.reason, verdict.message) if aborted else None
 
     def _look(self, now_ns: int, steady_s: float) -> tuple[Window | None, ObservationProblem | None]:
         """Report every condition; returns the window to infer from, if that is due and can be done."""
@@ -315,9 +256,7 @@ class Controller:
         waited_s = (now_ns - self._fed_ns) / 1e9
         grace_s = self.supervisor.options.overdue_grace_s
         overdue = waited_s > 0.0 and (self._moved or waited_s >= grace_s)
-        message = (
-            f"no new actions for {waited_s:.2f} s; the last inference took {self._longest_ns / 1e9:.2f} s"
-        )
+        message = f"no new actions for {waited_s:.2f} s; the last inference took {max(self._recent_inference_ns, default=0) / 1e9:.2f} s"
         self.supervisor.report(INFERENCE_OVERDUE, message if overdue else "", self._fed_ns / 1e9)
 
     def _restrain(self, reaction: Reaction, now_ns: int) -> bool:
@@ -445,7 +384,7 @@ class Controller:
         return due
 
     def _soft_start(self, chunk: ActionChunk) -> Floats:
-        """The chunk's values (n, dim) with the authority that the run has by their times."""
+        """Values (n, dim) with the authority that the run has by their times."""
         if self._anchor is None:
             return chunk.values
         if self._authority_ns is None:

@@ -42,6 +42,11 @@ class Execution:
     infer_every: int | None = None
     ensemble_decay: float = 0.01
 
+    def words(self, task: TaskSpec) -> str:
+        """For a person."""
+        steps = task.n_action_steps if self.infer_every is None else self.infer_every
+        return f"mode {self.mode}, inference " + (f"every {steps} steps" if steps else "back to back")
+
     def require(self, task: TaskSpec, prefix: str) -> None:
         """Check that a task and an engine can be executed so.
 
@@ -88,7 +93,6 @@ def plan_prefix(
     space: ActionSpace,
     task: TaskSpec,
     window: Window,
-    *,
     start_ns: int,
     now_ns: int,
     ready_ns: int,

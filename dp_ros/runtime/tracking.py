@@ -66,3 +66,18 @@ def tracking_problem(action: ActionSpec, schedule: ChunkSchedule, measured: Meas
         f"{action.command_names[worst]} is {apart[worst]:g} away from its command, "
         f"limits.tracking_error allows {allowed[worst]:g}"
     )
+
+
+def standing_at(action: ActionSpec, measured: Measured | None, commanded: Floats | None) -> Floats | None:
+    """Where a motion from rest begins, (command_dim,), NaN for grippers; None if nothing measures it.
+
+    The position commanded last, where the measured one is within the tracking error of it: a robot that holds a
+    command stands a little beside it, and would jerk if it were told to stay there.
+    """
+    if measured is None:
+        return None
+    allowed = action.limits.tracking_error
+    if commanded is None or allowed is None:
+        return measured.position
+    near = (difference(action, commanded, measured.position) <= np.array(allowed)).all()
+    return commanded if near else measured.position

@@ -1,0 +1,81 @@
+"""What the policy node is doing, whether a goal could begin, and why simulated time does not go on.
+
+Easy to get wrong: that a goal could begin is for the operator to see before pressing go, so everything that would
+stop one at once has to be looked at here.
+"""
+
+from __future__ import annotations
+
+from dp_ros.action import RunPolicy
+from dp_ros.bridge.command_stream import CommandStream
+from dp_ros.nodes.policy_options import PolicyOptions
+from dp_ros.runtime.controller import Controller
+from dp_ros.runtime.observation import ObservationProblem
+from dp_ros.runtime.outcome import Stop
+from dp_ros.runtime.supervisor import CONTROLLER_SILENT, INFERENCE_FAILED, Reaction, Verdict
+from dp_ros.task import TaskSpec
+
+
+def state_of(controller: Controller, verdict: Verdict, active: bool, goal_running: bool) -> str:
+    """The `state` of msg/PolicyStatus."""
+    if not goal_running:
+        return "idle" if active else "inactive"
+    if verdict.reaction is Reaction.YIELD:
+        return "yielded"
+    if verdict.reaction is Reaction.HOLD and controller.outlet.is_open:
+        return "holding"
+    return "running" if controller.outlet.is_open else "waiting"
+
+
+def controller_silent(commands: CommandStream, task: TaskSpec, options: PolicyOptions) -> str:
+    """Why nobody would execute a command; empty if somebody would, or in lockstep, where time waits for that."""
+    if options.lockstep or options.dry_run or not options.require_controller or commands.listeners:
+        return ""
+    return f"nobody subscribes to {task.action.topic}; is the controller active?"
+
+
+def could_begin(
+    controller: Controller,
+    commands: CommandStream,
+    task: TaskSpec,
+    options: PolicyOptions,
+    now_ns: int,
+    steady_s: float,
+) -> Verdict:
+    """Why no goal could begin now, with no reason if one could."""
+    refusal = controller.supervisor.refusal(steady_s)
+    if refusal.reason:
+        return refusal
+    try:
+        controller.buffer.window(now_ns)
+    except ObservationProblem as problem:
+        return Verdict(Reaction.HOLD, problem.reason, str(problem))
+    silent = controller_silent(commands, task, options)
+    return Verdict(Reaction.HOLD, CONTROLLER_SILENT, silent) if silent else Verdict()
+
+
+def standstill(
+    controller: Controller, task: TaskSpec, timeout_s: float, pending_ns: int | None, inferring: bool
+) -> Stop:
+    """Why lockstep does not go on.
+
+    Args:
+        controller: of the node.
+        task: its topics.
+        timeout_s: how long it has stood still.
+        pending_ns: clock time that is not finished, None if none is.
+        inferring: whether an inference is under way.
+    """
+    waited = f"for {timeout_s:g} s of wall time"
+    if inferring:
+        return Stop(INFERENCE_FAILED, f"the inference has not come back {waited}")
+    if pending_ns is None:
+        return Stop(
+            RunPolicy.Result.CLOCK_STOPPED, f"/clock has stood still {waited}; is the simulation alive?"
+        )
+    missing = controller.buffer.incomplete_at(pending_ns)
+    problem = controller.buffer.problem_of(missing)
+    if problem is not None:
+        return Stop(problem.reason, str(problem))
+    topics = ", ".join(f"{key} ({task.observations[key].topic})" for key in missing)
+    return Stop(RunPolicy.Result.STREAM_STALE, f"nothing new {waited} on {topics}")
