@@ -39,8 +39,7 @@ from dp_ros.task import load_task
 
 #: Period of the watch that works also when simulated time stands still, wall time.
 WATCH_S = 0.05
-#: Period of the status between goals, which says whether a goal could begin.
-IDLE_STATUS_S = 0.25
+IDLE_STATUS_S = 0.25  # period of the status between goals, which says whether a goal could begin
 
 
 class PolicyNode(LifecycleNode):
@@ -380,7 +379,7 @@ class PolicyNode(LifecycleNode):
 
 
 def make_node() -> PolicyNode:
-    """The node, configured and activated if `autostart` is set; raises UserError if it cannot be configured."""
+    """The node, configured and activated if `autostart` is set; raises UserError where it cannot be."""
     node = PolicyNode()
     if node.autostart:
         if node.trigger_configure() != TransitionCallbackReturn.SUCCESS:

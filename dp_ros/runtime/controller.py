@@ -256,7 +256,8 @@ class Controller:
         waited_s = (now_ns - self._fed_ns) / 1e9
         grace_s = self.supervisor.options.overdue_grace_s
         overdue = waited_s > 0.0 and (self._moved or waited_s >= grace_s)
-        message = f"no new actions for {waited_s:.2f} s; the last inference took {max(self._recent_inference_ns, default=0) / 1e9:.2f} s"
+        longest_s = max(self._recent_inference_ns, default=0) / 1e9
+        message = f"no new actions for {waited_s:.2f} s; the last inferences took up to {longest_s:.2f} s"
         self.supervisor.report(INFERENCE_OVERDUE, message if overdue else "", self._fed_ns / 1e9)
 
     def _restrain(self, reaction: Reaction, now_ns: int) -> bool:
