@@ -20,6 +20,7 @@ from dp_ros.calibration.signals import CalibrationError, Signal
 from dp_ros.data.layout import ACTION
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
+from dp_ros.task.action import TWIST
 
 _CARTESIAN = {"x": "position.x", "y": "position.y", "z": "position.z"}
 _TWIST = {
@@ -147,11 +148,7 @@ def _of_action(
         origin = _origin(recording)
         earlier = _signal(commanded, origin).columns([i for i, _ in columns])
         later = _positions(task, against, measured, origin, [j for _, j in columns])
-        if (
-            action.is_velocity
-            and action.type != "geometry_msgs/msg/TwistStamped"
-            and "velocity" not in spec.fields
-        ):
+        if action.is_velocity and action.type != TWIST:  # a twist is compared with a measured twist
             earlier = earlier.integral()
         names = tuple(commanded.names[i] for i, _ in columns)
         pairs.append((_named(earlier, names), _named(later.shifted(-spec.latency_s), names)))
