@@ -29,13 +29,17 @@ _LAYOUT: dict[str, tuple[str, int]] = {
     "16UC1": ("u2", 1),
     "32FC1": ("f4", 1),
 }
-#: (given, wanted) to the columns taken, for conversions that only reorder or drop channels.
-_REORDER: dict[tuple[str, str], list[int]] = {}
-_ORDERS = {"rgb8": "rgb", "bgr8": "bgr", "rgba8": "rgba", "bgra8": "bgra"}
-for _given, _from in _ORDERS.items():
-    for _wanted, _to in _ORDERS.items():
-        if set(_to) <= set(_from):
-            _REORDER[_given, _wanted] = [_from.index(channel) for channel in _to]
+#: Conversions that only reorder or drop channels: OpenCV does them without holding up other threads.
+_REORDER: dict[tuple[str, str], int] = {
+    ("rgb8", "bgr8"): cv2.COLOR_RGB2BGR,
+    ("bgr8", "rgb8"): cv2.COLOR_BGR2RGB,
+    ("rgba8", "bgra8"): cv2.COLOR_RGBA2BGRA,
+    ("bgra8", "rgba8"): cv2.COLOR_BGRA2RGBA,
+    ("rgba8", "rgb8"): cv2.COLOR_RGBA2RGB,
+    ("rgba8", "bgr8"): cv2.COLOR_RGBA2BGR,
+    ("bgra8", "bgr8"): cv2.COLOR_BGRA2BGR,
+    ("bgra8", "rgb8"): cv2.COLOR_BGRA2RGB,
+}
 _GREY = {
     "rgb8": cv2.COLOR_RGB2GRAY,
     "bgr8": cv2.COLOR_BGR2GRAY,
@@ -84,7 +88,8 @@ def convert(pixels: Array, given: str, wanted: str) -> Array:
     if given == wanted or (given, wanted) in _SAME:
         return pixels
     if (given, wanted) in _REORDER:
-        return np.ascontiguousarray(pixels[:, :, _REORDER[given, wanted]])
+        reordered: Array = cv2.cvtColor(np.ascontiguousarray(pixels), _REORDER[given, wanted])
+        return reordered
     if wanted == "mono8" and given in _GREY:
         grey: Array = cv2.cvtColor(np.ascontiguousarray(pixels), _GREY[given])
         return grey[:, :, np.newaxis]

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -44,6 +45,9 @@ INLINE_LIMIT_NS = 1_000_000
 _SLOW_IN_A_ROW = 3
 #: Pictures that wait for a decoding thread, at most: half a second of a 30 Hz camera.
 WAITING = 15
+
+#: Messages of one stream taken in a row, at most; then others have their turn.
+CAUGHT_UP = 500
 
 
 @dataclass
@@ -171,6 +175,7 @@ class ObservationIntake:
         now_ns: Callable[[], int],
         on_sample: OnSample,
     ) -> None:
+        cv2.setNumThreads(1)  # streams have threads of their own; OpenCV's would take cores from inference
         self._node, self._task, self._buffer = node, task, buffer
         self._lockstep, self._now_ns, self._on_sample = lockstep, now_ns, on_sample
         self.counts = {key: IntakeCounts() for key in task.observations}
@@ -178,20 +183,19 @@ class ObservationIntake:
         self._threads: dict[str, DecodingThread] = {}
         self._closed = False
         self._guard = node.create_guard_condition(self._deliver)
-        self._subscriptions = [
-            node.create_subscription(
+        self._subscriptions = {
+            key: node.create_subscription(
                 message_class(spec.type),
                 spec.topic,
                 lambda message, key=key: self._receive(key, message),
                 observation_qos(lockstep=lockstep, picture=spec.is_image),
             )
             for key, spec in task.observations.items()
-        ]
+        }
 
     def connected(self, key: str) -> bool:
         """Whether a publisher is connected to a stream's subscription."""
-        index = list(self._task.observations).index(key)
-        return bool(self._subscriptions[index].get_publisher_count())
+        return bool(self._subscriptions[key].get_publisher_count())
 
     def off_thread(self, key: str) -> bool:
         """Whether a stream is decoded in a thread of its own."""
@@ -210,7 +214,7 @@ class ObservationIntake:
         if self._closed:
             return True
         self._closed = True
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         for thread in self._threads.values():
             thread.ask_to_close()
@@ -220,8 +224,25 @@ class ObservationIntake:
         return ended
 
     def _receive(self, key: str, message: Any) -> None:
+        """Handle a message and, in real time, all that wait behind it.
+
+        The executor takes one message of a subscription each time it looks at all of them, and a node that is
+        short of processor time would never catch up with joint states at 500 Hz, but act on old ones.
+        """
         if self._closed:
             return
+        self._handle(key, message)
+        subscription = self._subscriptions[key]
+        for _ in range(0 if self._lockstep else CAUGHT_UP):
+            if self._closed:
+                return
+            with subscription.handle:
+                taken = subscription.handle.take_message(subscription.msg_type, False)
+            if taken is None:
+                return
+            self._handle(key, taken[0])
+
+    def _handle(self, key: str, message: Any) -> None:
         self.counts[key].received += 1
         if key in self._threads:
             if not self._threads[key].put(message):

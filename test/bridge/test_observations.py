@@ -181,6 +181,19 @@ def test_a_stream_that_is_slow_to_decode_gets_a_thread_and_keeps_its_order(
     assert {ident for _, _, ident in stage.sampled} == {threading.get_ident()}  # always the executor's
 
 
+def test_what_has_piled_up_is_taken_in_one_go(stage: Stage) -> None:
+    stage.listen()
+    stage.show("agent_pos", joints(0))
+    for k in range(1, 60):
+        stage.publishers["agent_pos"].publish(joints(k))
+    spins = 0
+    while stage.intake.counts["agent_pos"].added < 60:
+        assert spins < 30, stage.intake.counts
+        stage.executor.spin_once(timeout_sec=1.0)
+        spins += 1
+    assert stage.buffer.counts["agent_pos"].late == 0
+
+
 def test_in_lockstep_everything_is_decoded_in_place(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observations, "decode", slow_decode)
     buffer = stage.listen(lockstep=True)

@@ -1,4 +1,4 @@
-"""A model folder for image tasks whose policy always says the same, until image policies can be trained."""
+"""A model folder whose policy always says the same, for tests and figures that are not about what it says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dp_ros.inference.manifest import (
 )
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.paths import share_dir
-from dp_ros.task import load_task
+from dp_ros.task import TaskSpec, load_task
 
 
 def make_constant_image_model(folder: Path) -> tuple[Path, Path]:
@@ -25,11 +25,15 @@ def make_constant_image_model(folder: Path) -> tuple[Path, Path]:
 
     The task file is pusht_image without `resize`, so that a picture of another size does not fit.
     """
-    onnx = pytest.importorskip("onnx")
     task_file = folder / "camera.yaml"
     text = (share_dir() / "config/tasks/pusht_image.yaml").read_text()
     task_file.write_text("\n".join(line for line in text.splitlines() if "resize:" not in line))
-    task = load_task(task_file)
+    return make_constant_model(folder / "constant", load_task(task_file), 256.0), task_file
+
+
+def make_constant_model(model: Path, task: TaskSpec, value: float) -> Path:
+    """Write a model for a task that answers `value` in every dimension, whatever it sees; returns its folder."""
+    onnx = pytest.importorskip("onnx")
     inputs = {
         key: TensorSpec(
             shape=(1, task.n_obs_steps, *spec.shape), dtype="uint8" if spec.is_image else "float32"
@@ -38,7 +42,7 @@ def make_constant_image_model(folder: Path) -> tuple[Path, Path]:
     }
     inputs["noise"] = TensorSpec(shape=(1, task.horizon, task.action.dim), dtype="float32")
     helper, types = onnx.helper, onnx.TensorProto
-    constant = onnx.numpy_helper.from_array(np.float32(256.0), "constant")
+    constant = onnx.numpy_helper.from_array(np.float32(value), "constant")
     zero = onnx.numpy_helper.from_array(np.float32(0.0), "zero")
     graph = helper.make_graph(
         [
@@ -53,7 +57,6 @@ def make_constant_image_model(folder: Path) -> tuple[Path, Path]:
         [helper.make_tensor_value_info("action", types.FLOAT, inputs["noise"].shape)],
         [constant, zero],
     )
-    model = folder / "constant"
     model.mkdir()
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     made.ir_version = 9
@@ -73,4 +76,4 @@ def make_constant_image_model(folder: Path) -> tuple[Path, Path]:
             files={"policy.onnx": file_spec(model / "policy.onnx")},
         ),
     )
-    return model, task_file
+    return model
