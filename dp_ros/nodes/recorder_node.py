@@ -92,7 +92,8 @@ class RecorderNode(Node):
         self._anchor_ns: int | None = None  # newest sample of the anchor
         self._last_ns: int | None = None  # where an episode that is being saved ends
         self._arrived: set[str] = set()  # streams that gave a sample since the last look
-        self._quiet: set[str] = set()  # those that gave none: nothing of them waits to be handled
+        self._silent: set[str] = set()  # those that gave none between the last two looks
+        self._quiet: set[str] = set()  # those of which nothing waits to be handled
         self._complete = Future()  # its rows
         self._complete.set_result(None)
         self._message = "ready"
@@ -284,7 +285,9 @@ class RecorderNode(Node):
 
     def _look(self) -> None:
         waiting = {key for key in self._task.observations if self._intake.backlog(key)}
-        self._quiet = set(self._task.observations) - self._arrived - waiting
+        silent = set(self._task.observations) - self._arrived - waiting
+        # Twice in a row: this look may be the first after a hold-up, before what has come meanwhile.
+        self._quiet, self._silent = silent & self._silent, silent
         self._arrived.clear()
         self._advance()
 
