@@ -180,11 +180,10 @@ class ChunkSchedule:
             runs from its first action on. For lockstep evaluation, whose robot follows the actions themselves.
     """
 
-    def __init__(self, action: ActionSpec | None = None, *, smooth: bool = True) -> None:
-        self._planner = Planner(action) if smooth and action is not None else None
-        self._grippers = [] if action is None else list(action.gripper_indices)
-        self._quaternion = [] if action is None else list(action.quaternion_indices)
-        self._rests_at_zero = action is not None and action.is_velocity
+    def __init__(self, action: ActionSpec, *, smooth: bool = True) -> None:
+        self._planner = Planner(action) if smooth else None
+        self._grippers = list(action.gripper_indices)
+        self._quaternion = list(action.quaternion_indices)
         self._snapshot: _Snapshot | None = None
 
     def clear(self) -> None:
@@ -318,19 +317,6 @@ class ChunkSchedule:
             np.array([state.position for state in states]),
             np.array([state.velocity for state in states]),
             np.array([state.acceleration for state in states]),
-        )
-
-    def rest(self, now_ns: int) -> ActionChunk | None:
-        """What is still to come of the commanded actions, None if nothing is."""
-        snapshot = self._snapshot
-        if snapshot is None or snapshot.last_action_ns is None:
-            return None
-        first = bisect_left(snapshot.steps.times_ns, now_ns)
-        if first == len(snapshot.steps.times_ns):
-            return None
-        values = snapshot.steps.values[first:]
-        return ActionChunk(
-            snapshot.steps.times_ns[first], snapshot.dt_ns, values, snapshot.steps.times_ns[first]
         )
 
     def _state(self, snapshot: _Snapshot, time_ns: int) -> MotionState | None:

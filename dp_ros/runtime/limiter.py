@@ -105,6 +105,22 @@ class MotionLimiter:
             ]
         )
 
+    def stopped(self, start: MotionState, time_ns: int, tick_ns: int) -> QuinticPath:
+        """The whole of the fastest stop, a knot every tick; grippers stay where they are."""
+        still = [start.velocity.copy(), start.acceleration.copy()]
+        for part in still:
+            part[self._grippers] = 0.0
+        states, times = [MotionState(start.position, *still)], [time_ns]
+        while states[-1].velocity.any() or states[-1].acceleration.any():
+            states.append(self.stop(states[-1], tick_ns / 1e9))
+            times.append(times[-1] + tick_ns)
+        return QuinticPath(
+            times,
+            np.array([s.position for s in states]),
+            np.array([s.velocity for s in states]),
+            np.array([s.acceleration for s in states]),
+        )
+
     def inside(self, position: Floats) -> Floats:
         """A position within the range of each dimension, (dim,)."""
         clipped: Floats = np.clip(position, self.limits.low, self.limits.high)

@@ -112,8 +112,13 @@ class Planner:
             if limits.hold(stop.bounds(), self.moving):
                 return stop
             span_s *= LONGER
+        limiter = MotionLimiter(self._action, limits)
         stop = self._settle(own.knot(0), now_ns, limits)
-        return stop if limits.hold(stop.bounds(), self.moving) and stop.end_ns < own.end_ns else own
+        if not self._returns_to_zero and not self._keeps(limiter, stop):
+            # At the edge of the limits no smooth shape fits; the fastest stop does.
+            stop = limiter.stopped(own.knot(0), now_ns, round(TICK_S * 1e9))
+        within = self._limits.hold(stop.bounds(), self.moving) and limiter.clear(stop)
+        return stop if within and stop.end_ns < own.end_ns else own
 
     def _settle(self, state: MotionState, time_ns: int, limits: MotionLimits) -> QuinticPath:
         """From a state to rest as soon as limits allow, velocity falling as a cubic; for velocities, to zero.

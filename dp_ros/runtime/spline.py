@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import comb
 from typing import Self
 
@@ -84,11 +84,11 @@ class QuinticPath:
         self.positions, self.velocities, self.accelerations = positions, velocities, accelerations
         self._times: list[int] = self.times_ns.tolist()
         self._spans_s = np.diff(self.times_ns) / 1e9
-        self._coefficients = quintic(
-            self._spans_s[:, None],
-            (positions[:-1], velocities[:-1], accelerations[:-1]),
-            (positions[1:], velocities[1:], accelerations[1:]),
-        )
+
+    @cached_property
+    def _coefficients(self) -> Floats:
+        p, v, a = self.positions, self.velocities, self.accelerations
+        return quintic(self._spans_s[:, None], (p[:-1], v[:-1], a[:-1]), (p[1:], v[1:], a[1:]))
 
     @classmethod
     def at_rest(cls, position: npt.ArrayLike, time_ns: int) -> Self:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from test.runtime.motion_specs import joints
 
 DT = 100_000_000
 T0 = 10_000_000_000
@@ -41,7 +42,7 @@ def test_velocities_follow_the_positions_and_end_at_zero() -> None:
 
 
 def test_the_newest_chunk_is_in_force_from_its_first_action_on() -> None:
-    schedule = ChunkSchedule()
+    schedule = ChunkSchedule(joints(1), smooth=False)
     assert schedule.commanded_at(T0) is None
     schedule.splice(chunk(T0, first=0))
     schedule.splice(chunk(T0 + 3 * DT, first=100))
@@ -53,4 +54,4 @@ def test_the_newest_chunk_is_in_force_from_its_first_action_on() -> None:
 
 def test_an_empty_chunk_cannot_be_commanded() -> None:
     with pytest.raises(ValueError, match="empty"):
-        ChunkSchedule().splice(chunk(n=0))
+        ChunkSchedule(joints(1)).splice(chunk(n=0))

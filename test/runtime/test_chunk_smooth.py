@@ -337,6 +337,21 @@ def test_braking_along_the_path_covers_half_of_what_would_have_been_covered() ->
     assert rest_ns - begin_ns < 300 * MS
 
 
+def test_at_full_speed_and_acceleration_braking_is_the_fastest_stop() -> None:
+    action = joints(1, position=5.0, **LIMITS)
+    schedule = ChunkSchedule(action)
+    schedule.hold([-4.0], T0)
+    schedule.splice(chunk(np.full(30, 4.0), T0 + DT))  # far away: followed as fast as the limits allow
+    begin_ns = T0 + DT + 200 * MS
+    before = schedule.state_at(begin_ns)
+    assert before is not None
+    assert before.acceleration[0] == pytest.approx(9.5)
+    rest_ns = schedule.brake(begin_ns)
+    # To let go of the acceleration, and to brake from 0.95 + 9.5^2 / (2 * 95.2) units/s, with jerk 200 / 2.1.
+    assert 0.1 < (rest_ns - begin_ns) / 1e9 < 0.5
+    assert_smooth(action, *sampled(schedule, T0, rest_ns + 50 * MS))
+
+
 def test_points_can_end_early_with_a_brake() -> None:
     schedule = ChunkSchedule(joints(1, **LIMITS))
     schedule.splice(chunk(0.1 * np.arange(16)))
