@@ -143,9 +143,7 @@ def _act(client: PushTClient, seed: int, time_limit_s: float) -> Any:
 
 def stage_times(folder: Path, task: TaskSpec) -> StageTimes:
     """What the probes of a session wrote, by capture time."""
-    policy, robot = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("policy_node", "pusht_node")
-    )
+    policy, robot = _records(folder, "policy_node"), _records(folder, "pusht_node")
     latency_ns = round(task.observations[task.anchor].latency_s * 1e9)
     return StageTimes(
         received={stamp - latency_ns: ns for key, stamp, ns in policy["received"] if key == task.anchor},
