@@ -273,12 +273,14 @@ def test_a_hold_up_in_the_middle_of_an_episode_ends_nothing(ros_domain: int, tmp
         next_ns, k = now_ns(), 0
         show_until(next_ns + 2 * DT)
         stage.until(lambda: stage.recorder._rows.n_rows, "the first row")
-        show_until(next_ns + 6 * DT)  # much longer than max_age_s; the recorder does not spin meanwhile
+        stage.until(lambda: not stage.recorder._arrived, "a look at what has come")
+        show_until(next_ns + 8 * DT)  # much longer than max_age_s; the recorder does not spin meanwhile
         assert stage.call("save").message.startswith("episode 0 saved")
     finally:
         stage.close()
     episode = ReplayBuffer.open(tmp_path / "x.zarr").episode(0)
-    assert episode["action"][:8, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert episode["action"][:10, 0].tolist() == list(range(10))
+    assert episode["agent_pos"][:10, 0].tolist() == list(range(1, 11))
 
 
 def test_in_real_time_nothing_is_lost_while_the_recorder_is_held_up(ros_domain: int, tmp_path: Path) -> None:

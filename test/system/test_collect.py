@@ -61,15 +61,15 @@ def test_a_killed_recorder_ends_the_collection_and_loses_no_saved_episode(
 
 @pytest.mark.timeout(180)
 def test_in_real_time_an_episode_is_recorded_on_an_even_grid(ros_domain: int, tmp_path: Path) -> None:
-    """Whatever holds a node up for less than 2 s costs no row; that a longer gap ends an episode is tested
+    """Whatever holds a node up for less than 5 s costs no row; that a longer gap ends an episode is tested
     elsewhere."""
     out, task_file = tmp_path / "x.zarr", tmp_path / "patient.yaml"
     text = (share_dir() / "config/tasks/pusht_state.yaml").read_text()
-    task_file.write_text(text.replace("max_age_s: 0.25", "max_age_s: 2.0"))
+    task_file.write_text(text.replace("max_age_s: 0.25", "max_age_s: 5.0"))
     task = load_task(task_file)
     description = bringup.collect(out=str(out), task=str(task_file), lockstep=False)
     nodes_of = tuple(
-        replace(node, parameters={**node.parameters, "hold_steps": 20.0}) if node.name == "recorder" else node
+        replace(node, parameters={**node.parameters, "hold_steps": 50.0}) if node.name == "recorder" else node
         for node in description.nodes
     )
     with running(replace(description, nodes=nodes_of)) as nodes, CollectClient(task, nodes.check) as client:
