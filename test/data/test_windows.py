@@ -124,8 +124,12 @@ def test_another_tasks_recording_is_refused_with_what_differs(tmp_path: Path) ->
         load_demonstrations(record(tmp_path / "y.zarr", [20], small_task()), TASK)
 
 
-def test_only_the_description_may_differ(tmp_path: Path) -> None:
+def test_only_the_description_and_the_limits_may_differ(tmp_path: Path) -> None:
     path = record(tmp_path / "x.zarr", [20], TASK.model_copy(update={"description": "another"}))
+    assert load_demonstrations(path, TASK).n_episodes == 1
+    limits = TASK.action.limits.model_copy(update={"velocity": [100.0, 100.0]})
+    slower = TASK.model_copy(update={"action": TASK.action.model_copy(update={"limits": limits})})
+    path = record(tmp_path / "y.zarr", [20], slower)
     assert load_demonstrations(path, TASK).n_episodes == 1
 
 
