@@ -97,8 +97,9 @@ def generate(task_file: str) -> None:
                 send(sent[key], time.time_ns())
                 sent[key] += 1
                 # A camera that was held up goes on; it does not send what it missed all at once.
-                pause_s = 0.5 / hz if hz == CAMERA_HZ else 0.0
-                due_s[key] = max(due_s[key] + 1 / hz, now_s + pause_s)
+                due_s[key] += 1 / hz
+                if hz == CAMERA_HZ:
+                    due_s[key] = max(due_s[key], now_s + 0.5 / hz)
         time.sleep(max(min(due_s.values()) - time.monotonic(), 0.0))
     elapsed_s = time.monotonic() - begin_s
     print(json.dumps({"sent": sent, "elapsed_s": elapsed_s, "latest_ms": 1e3 * latest_s}), flush=True)
