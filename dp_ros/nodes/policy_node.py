@@ -39,6 +39,8 @@ from dp_ros.task import load_task
 
 #: Period of the watch that works also when simulated time stands still, wall time.
 WATCH_S = 0.05
+#: Planning and sending the first chunk and the first stop, on a busy machine.
+FIRST_LEAD_S = 0.05
 IDLE_STATUS_S = 0.25  # period of the status between goals, which says whether a goal could begin
 
 
@@ -112,7 +114,12 @@ class PolicyNode(LifecycleNode):
         execution.require(task, engine.prefix)
         self._task, self._engine = task, engine
         self._controller = Controller(
-            task, immediate=o.lockstep, margin_s=o.margin_s, execution=execution, safety=o.safety
+            task,
+            immediate=o.lockstep,
+            margin_s=o.margin_s,
+            first_lead_s=FIRST_LEAD_S,
+            execution=execution,
+            safety=o.safety,
         )
         self._pending_ns: int | None = None
         self._verdict, self._inferring = Verdict(), False
@@ -209,16 +216,20 @@ class PolicyNode(LifecycleNode):
         """End the goal: brake along what is commanded, then report."""
         if not self._goal.running:
             return
-        now_ns = self._now()
+        now_ns, begun_s = self._now(), time.monotonic()
         self._controller.stop()
         if self._controller.brake(now_ns) is not None:
-            try:
-                self._commands.update(now_ns)
-            except BadAction as problem:
-                self.get_logger().error(f"the brake could not be sent: {problem}")
+            self._send_brake(now_ns, begun_s)
         self._goal.finish(stop, self._controller.counts, self._controller.elapsed_s(now_ns))
         self._verdict = Verdict()
         self._publish_status()
+
+    def _send_brake(self, now_ns: int, begun_s: float) -> None:
+        try:
+            self._commands.update(now_ns)
+            self._controller.lead.took(round((time.monotonic() - begun_s) * 1e9), stop=True)
+        except BadAction as problem:
+            self.get_logger().error(f"the brake could not be sent: {problem}")
 
     def _react(self) -> None:
         """Something came from a person: what has to be done is done at once."""
@@ -276,7 +287,7 @@ class PolicyNode(LifecycleNode):
         if self._goal.running:
             self._verdict = tick.verdict
         if tick.braked:
-            self._commands.update(now_ns)
+            self._send_brake(now_ns, steady_s)
         if tick.stop is not None:
             self._finish(tick.stop)
         if tick.request is not None:
@@ -308,7 +319,7 @@ class PolicyNode(LifecycleNode):
             self._controller.supervisor.report(INFERENCE_FAILED, result.problem, time.monotonic())
             self._finish(Stop(INFERENCE_FAILED, result.problem))
             return 0
-        now_ns = self._now()
+        now_ns, begun_ns = self._now(), time.monotonic_ns()
         chunk = self._controller.accept(
             result.request, result.actions, now_ns=now_ns, inference_ns=result.inference_ns
         )
@@ -321,6 +332,7 @@ class PolicyNode(LifecycleNode):
                 self._commands.publish(outright(chunk))
             else:
                 self._commands.update(now_ns)
+                self._controller.lead.took(time.monotonic_ns() - begun_ns, stop=False)
         except BadAction as problem:
             self._finish(Stop(INFERENCE_FAILED, str(problem)))
             return 0

@@ -71,7 +71,14 @@ def declare_parameters(node: Any) -> None:
         high=1024,
     )
     declare(node, "ensemble_decay", 0.01, "by how much newer predictions count less", low=0.0, high=10.0)
-    declare(node, "margin_s", 0.01, "an action due sooner than this counts as late, s", low=0.0, high=1.0)
+    declare(
+        node,
+        "margin_s",
+        0.01,
+        "time for a command's way to the robot; an action due sooner counts as late, s",
+        low=0.0,
+        high=1.0,
+    )
     for name, default, high, description in _TIMES:
         low = 0.1 if name == "clock_timeout_s" else 0.0
         declare(node, name, default, description, low=low, high=high)

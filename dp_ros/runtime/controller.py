@@ -27,6 +27,7 @@ from dp_ros.runtime.action_space import ActionSpace
 from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.ensemble import TemporalEnsemble
 from dp_ros.runtime.execution import Execution, InferenceRequest, eased, plan_prefix
+from dp_ros.runtime.lead import Lead
 from dp_ros.runtime.observation import ObservationBuffer, ObservationProblem, Window
 from dp_ros.runtime.outcome import TIME_LIMIT, RunCounts, Stop, Tick
 from dp_ros.runtime.outlet import Outlet
@@ -34,6 +35,7 @@ from dp_ros.runtime.prefix import Prefix
 from dp_ros.runtime.safety import BadAction, LimitGate
 from dp_ros.runtime.supervisor import (
     CLOCK_JUMP,
+    CONTROLLER_SILENT,
     INFERENCE_FAILED,
     INFERENCE_OVERDUE,
     OBSERVATION_REASONS,
@@ -55,7 +57,8 @@ class Controller:
         task: rates, horizon, limits.
         immediate: True where time stands still during inference (lockstep, evaluation): nothing is ever late,
             inference need not run ahead, and chunks are executed outright. False on a robot.
-        margin_s: an action due sooner than this when its chunk is ready counts as late.
+        margin_s: time that a command needs on its way to the robot; an action due sooner counts as late.
+        first_lead_s: time that planning and sending are thought to take until `lead` has measured them.
         execution: how chunks follow one another.
         safety: of the supervisor.
     """
@@ -66,11 +69,12 @@ class Controller:
         *,
         immediate: bool,
         margin_s: float = 0.01,
+        first_lead_s: float = 0.0,
         execution: Execution | None = None,
         safety: SafetyOptions | None = None,
     ) -> None:
         self._task, self._immediate = task, immediate
-        self._margin_ns = 0 if immediate else round(margin_s * 1e9)
+        self.lead = Lead(0.0, 0.0) if immediate else Lead(margin_s, first_lead_s)
         self.execution = execution or Execution()
         self.supervisor = Supervisor(safety)
         self._gate = LimitGate(task.action, task.dt_ns / 1e9)
@@ -91,6 +95,7 @@ class Controller:
         self._held = self._yielded = False
         self._anchor: Floats | None = None
         self.buffer = ObservationBuffer(task)
+        self._absences_seen: tuple[int, ...] = ()  # when something was commanded last
         self.schedule = ChunkSchedule(task.action, smooth=not immediate)
         self.outlet = Outlet(task.action, self.schedule)
         self.counts = RunCounts()
@@ -126,7 +131,7 @@ class Controller:
         """
         if self._immediate or not self.outlet.is_open:
             return None
-        return self.outlet.brake(now_ns, end=True)
+        return self.outlet.brake(now_ns + self.lead.stop_ns, end=True)
 
     def _rejoin(self, now_ns: int) -> None:
         """Forget what was commanded; go on from where the robot is, at rest, with authority that rises again."""
@@ -145,7 +150,15 @@ class Controller:
 
     def _standing_at(self, now_ns: int) -> Floats | None:
         measured = measured_state(self._space, self._task, self.buffer, now_ns)
-        return standing_at(self._task.action, measured, self.outlet.last_position(now_ns))
+        # A robot that was away since it was commanded may stand elsewhere, if only by less than the tracking error.
+        commanded = self.outlet.last_position(now_ns) if self._absences() == self._absences_seen else None
+        return standing_at(self._task.action, measured, commanded)
+
+    def _absences(self) -> tuple[int, ...]:
+        """How often the robot's state, its controller and its time have been gone so far."""
+        state, counters = self._task.action.state, self.supervisor.counters
+        gaps = 0 if state is None else self.buffer.counts[state].gaps
+        return gaps, self.buffer.epoch, counters[CLOCK_JUMP], counters[CONTROLLER_SILENT]
 
     # --- time -------------------------------------------------------------------------------------------
 
@@ -163,7 +176,7 @@ class Controller:
     @property
     def _expected_ns(self) -> int:
         """How long after its request a chunk is expected to take over."""
-        return max(self._recent_inference_ns, default=0) + self._margin_ns
+        return max(self._recent_inference_ns, default=0) + self.lead.chunk_ns
 
     def watch_clock(self, now_ns: int, steady_s: float) -> None:
         """Look whether ROS time goes on as a steady clock does; where it jumped, old samples are forgotten."""
@@ -272,7 +285,7 @@ class Controller:
         began = not self._held and not self._yielded and not self._immediate and self.outlet.is_open
         self._held = True
         if began:
-            self.outlet.brake(now_ns, end=False)
+            self.outlet.brake(now_ns + self.lead.stop_ns, end=False)
         return began
 
     def _due_ns(self) -> int:
@@ -358,7 +371,8 @@ class Controller:
 
     def _command(self, chunk: ActionChunk, now_ns: int) -> ActionChunk | None:
         """Schedule what is not late of a chunk; raises BadAction."""
-        due = chunk.without_late(now_ns + self._margin_ns)
+        seam_ns = now_ns + self.lead.chunk_ns
+        due = chunk.without_late(seam_ns)
         self.counts.late_steps += due.dropped
         if not len(due.values):
             self._wait_steps = 0
@@ -379,8 +393,8 @@ class Controller:
             whole = replace(
                 due, start_ns=due.start_ns - len(late) * due.dt_ns, values=np.concatenate([late, values])
             )
-            self.schedule.splice(whole, not_before_ns=now_ns + self._margin_ns)
-        self._moved = True
+            self.schedule.splice(whole, not_before_ns=seam_ns)
+        self._moved, self._absences_seen = True, self._absences()
         self.outlet.open(due.start_ns)
         return due
 

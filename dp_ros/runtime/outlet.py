@@ -84,11 +84,11 @@ class Outlet:
         if self._port is not None:
             self._port = replace(self._port, shift_ns=self._port.shift_ns + jump_ns)
 
-    def brake(self, now_ns: int, *, end: bool) -> int:
+    def brake(self, from_ns: int, *, end: bool) -> int:
         """Cut what is commanded short by the shortest stop along it.
 
         Args:
-            now_ns: present time.
+            from_ns: when it begins; until then what is commanded goes on.
             end: whether setpoints end once it stands still.
 
         Returns:
@@ -96,8 +96,9 @@ class Outlet:
         """
         port = self._port
         if port is None:
-            return now_ns
-        rest_ns = self._schedule.brake(now_ns - port.shift_ns) + port.shift_ns
+            return from_ns
+        begin_ns = max(from_ns - port.shift_ns, port.begin_ns)  # before it nothing is commanded
+        rest_ns = self._schedule.brake(begin_ns) + port.shift_ns
         if end:
             self._port = replace(port, end_ns=rest_ns + AFTER_REST_NS)
         return rest_ns
