@@ -69,6 +69,11 @@ DESCRIPTIONS = {
     "task": "task file, or the name of one in config/tasks",
     "model": "model folder, or the name of one in models",
     "engine": "what runs the model: onnx, torch or auto",
+    "mode": "how chunks follow one another: replace, ensemble, rtc, or model (as its manifest says)",
+    "infer_every": "steps between two inferences; 0: back to back, -1: as the model says",
+    "dry_run": "do everything but send commands",
+    "deadman_required": "command only while /policy/deadman says true",
+    "operator_topic": "on which the operator commands and takes over",
     "lockstep": "the simulation waits for every participant, so that a run is reproducible",
     "seed": "seed of the simulation's first start state",
     "image_size_px": "width and height of the simulated camera",
@@ -93,17 +98,9 @@ def pusht_demo(
     autostart: bool = True,
 ) -> Bringup:
     """The simulated robot, and the policy that drives it."""
-    policy_parameters: dict[str, Parameter] = {
-        "task": _task(task),
-        "model": model_folder(model),
-        "engine": engine,
-        "lockstep": lockstep,
-        "use_sim_time": lockstep,
-        "autostart": autostart,
-    }
     nodes = (
         _pusht(task, lockstep, ["policy"], seed, image_size_px),
-        NodeSpec("policy", "policy_node", policy_parameters),
+        _policy(task, model, engine=engine, lockstep=lockstep, use_sim_time=lockstep, autostart=autostart),
     )
     return Bringup("pusht_demo", nodes)
 
@@ -142,19 +139,29 @@ def policy(
     model: str,
     task: str = "",
     engine: str = "auto",
+    mode: str = "model",
+    infer_every: int = -1,
+    dry_run: bool = False,
+    deadman_required: bool = False,
+    operator_topic: str = "~/operator",
     autostart: bool = True,
     use_sim_time: bool = False,
 ) -> Bringup:
     """The policy node alone, for a robot that is already running. An empty task means the model's own."""
-    parameters: dict[str, Parameter] = {
-        "task": _task(task),
-        "model": model_folder(model),
-        "engine": engine,
-        "lockstep": False,
-        "use_sim_time": use_sim_time,
-        "autostart": autostart,
-    }
-    return Bringup("policy", (NodeSpec("policy", "policy_node", parameters),))
+    node = _policy(
+        task,
+        model,
+        engine=engine,
+        lockstep=False,
+        use_sim_time=use_sim_time,
+        autostart=autostart,
+        mode=mode,
+        infer_every=infer_every,
+        dry_run=dry_run,
+        deadman_required=deadman_required,
+        operator_topic=operator_topic,
+    )
+    return Bringup("policy", (node,))
 
 
 BRINGUPS: dict[str, Callable[..., Bringup]] = {
@@ -218,6 +225,12 @@ def model_folder(name: str) -> str:
             return str(folder.absolute())
     names = ", ".join(sorted(path.parent.name for path in shipped.glob("*/manifest.json"))) or "none"
     raise UserError(f"model {name}: no such folder with a manifest.json; models that come along: {names}")
+
+
+def _policy(task: str, model: str, **parameters: Parameter) -> NodeSpec:
+    return NodeSpec(
+        "policy", "policy_node", {"task": _task(task), "model": model_folder(model), **parameters}
+    )
 
 
 def _task(name: str) -> str:

@@ -65,6 +65,20 @@ def test_collecting_waits_for_operator_and_recorder() -> None:
     assert Path(str(nodes["recorder"].parameters["out"])).is_absolute()
 
 
+def test_how_a_robot_is_guarded_can_be_said_at_the_launch(model: str) -> None:
+    given = {
+        "dry_run": "true",
+        "deadman_required": "true",
+        "mode": "rtc",
+        "operator_topic": "/leader/commands",
+    }
+    (policy,) = from_text("policy", {"model": model, **given}).nodes
+    assert policy.parameters["dry_run"] is True
+    assert policy.parameters["deadman_required"] is True
+    assert policy.parameters["mode"] == "rtc"
+    assert policy.parameters["operator_topic"] == "/leader/commands"
+
+
 def test_a_real_robot_gets_the_policy_alone_on_wall_time(model: str) -> None:
     (policy,) = from_text("policy", {"model": model}).nodes
     assert policy.parameters["use_sim_time"] is False
