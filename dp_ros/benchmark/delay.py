@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -74,6 +75,7 @@ _engine: Engine | None = None
 
 def _load(model: str, engine: str) -> None:
     global _engine
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     _engine = load_engine(model, engine, threads=1)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from dp_ros.benchmark.delay import Job, candidates_of, collect, jobs_of, summarize
+from dp_ros import bringup
+from dp_ros.benchmark.delay import Job, candidates_of, collect, jobs_of, run_jobs, summarize
 from dp_ros.benchmark.episode import Cell
 from dp_ros.sim.pusht_rollout import EpisodeResult
 
+SOLVED_QUICKLY = 100007
 CELLS = [Cell(mode, 8, ms) for mode in ("replace", "rtc") for ms in (0, 400)]
 
 
@@ -61,3 +65,13 @@ def test_merit_is_the_mean_of_score_and_success_over_latencies_and_repeats() -> 
     merits = {c.mode: c.merit for c in candidates_of(outcomes)}
     assert merits["rtc"] == pytest.approx((1.0 + 0.4 + 0.2 + 0.1) / 4)
     assert merits["replace"] == pytest.approx(0.25)
+
+
+def test_several_processes_give_the_same_episodes_as_one() -> None:
+    model = Path(bringup.model_folder("pusht_state"))
+    jobs = jobs_of([Cell("naive", 8, 0), Cell("replace", 8, 200)], [SOLVED_QUICKLY], 1)
+    alone, together = (list(run_jobs(model, "onnx", jobs, processes)) for processes in (1, 2))
+    assert [job for job, _ in together] == jobs
+    for (_, one), (_, other) in zip(alone, together, strict=True):
+        assert (one.score, one.steps, one.success) == (other.score, other.steps, other.success)
+        assert not other.states, "pictures of hundreds of episodes are not sent between processes"

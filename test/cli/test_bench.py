@@ -111,11 +111,11 @@ def test_ticks_and_stages_are_measured_on_the_real_nodes(
 ) -> None:
     monkeypatch.setattr(bench, "RATES_HZ", (100.0,))
     stored = tmp_path / "runtime.json"
-    assert main(["bench", "runtime", "--only", "ticks,stages", "--seconds", "2", "--json", str(stored)]) == 0
+    assert main(["bench", "runtime", "--only", "ticks,stages", "--seconds", "1", "--json", str(stored)]) == 0
     data = json.loads(stored.read_text())
     (tick,) = data["ticks"]
     assert tick["hz"] == 100.0
-    assert tick["total"] > 50
+    assert tick["total"] > 20
     assert 0.0 <= tick["jitter_ms"]["p50"] <= tick["jitter_ms"]["p99"] <= tick["jitter_ms"]["max"]
     assert list(data["stages_ms"]) == list(STAGES)
     stages = data["stages_ms"]
