@@ -25,6 +25,19 @@ _turn = itertools.count(os.getpid())
 @pytest.fixture
 def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test process uses now, inherited by the processes a test starts."""
+    with _domain_of_its_own(monkeypatch) as domain:
+        yield domain
+
+
+@pytest.fixture(scope="module")
+def module_ros_domain() -> Iterator[int]:
+    """The same for all tests of a module, whose processes go on from one test to the next."""
+    with pytest.MonkeyPatch.context() as monkeypatch, _domain_of_its_own(monkeypatch) as domain:
+        yield domain
+
+
+@contextlib.contextmanager
+def _domain_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     pytest.importorskip("rclpy")
     with contextlib.ExitStack() as stack:
         for domain in (_FIRST + next(_turn) % _COUNT for _ in range(_COUNT)):

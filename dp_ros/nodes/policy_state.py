@@ -12,7 +12,7 @@ from dp_ros.nodes.policy_options import PolicyOptions
 from dp_ros.runtime.controller import Controller
 from dp_ros.runtime.observation import ObservationProblem
 from dp_ros.runtime.outcome import Stop
-from dp_ros.runtime.supervisor import CONTROLLER_SILENT, INFERENCE_FAILED, Reaction, Verdict
+from dp_ros.runtime.supervisor import CLOCK_STOPPED, CONTROLLER_SILENT, INFERENCE_FAILED, Reaction, Verdict
 from dp_ros.task import TaskSpec
 
 
@@ -46,6 +46,9 @@ def could_begin(
     refusal = controller.supervisor.refusal(steady_s)
     if refusal.reason:
         return refusal
+    # By a clock that stands still the last samples stay fresh for ever.
+    if stopped := controller.supervisor.clock_stopped():
+        return Verdict(Reaction.HOLD, CLOCK_STOPPED, stopped)
     try:
         controller.buffer.window(now_ns)
     except ObservationProblem as problem:

@@ -21,8 +21,9 @@ Floats = npt.NDArray[np.float64]
 
 #: How long a commanded motion is remembered behind the newest seam.
 HISTORY_NS = 5_000_000_000
-#: A trajectory is at least this long, so that it is not over when it arrives.
-SHORTEST_NS = 100_000_000
+#: A trajectory is at least this long, and a stop goes on standing still for as long: a controller refuses a trajectory
+#: that is over when it arrives, and one that is held up on a busy machine must still count.
+SHORTEST_NS = 1_000_000_000
 #: Length below which four values are no orientation.
 SHORTEST_QUATERNION = 1e-3
 
@@ -291,8 +292,8 @@ class ChunkSchedule:
         """What is commanded from a time on as a trajectory that a controller takes; None if nothing is.
 
         Interpolated by quintics, as a Jazzy joint_trajectory_controller does with accelerations, it is the
-        motion of this schedule. The first point is what is commanded at `from_ns`, the last one stands still and
-        lies at least one step later, so that it is not over when it arrives.
+        motion of this schedule. The first point is what is commanded at `from_ns`. The last one stands still and
+        lies at least `SHORTEST_NS` later, that of a stop as much after the motion stands still.
 
         Args:
             from_ns: time of the first point.
@@ -307,8 +308,10 @@ class ChunkSchedule:
         if to_ns is not None and from_ns <= to_ns < path.end_ns:
             stop = self._planner.brake(path, to_ns)
             path = path.cut(from_ns, to_ns).then(stop) if to_ns > from_ns else stop
-        if path.end_ns < from_ns + max(snapshot.dt_ns, SHORTEST_NS):
-            path = path.cut(from_ns, from_ns + max(snapshot.dt_ns, SHORTEST_NS))
+        stops = to_ns is not None or snapshot.last_action_ns is None
+        least_ns = (max(path.end_ns, from_ns) if stops else from_ns) + max(snapshot.dt_ns, SHORTEST_NS)
+        if path.end_ns < least_ns:
+            path = path.cut(from_ns, least_ns)
         states = [
             self._given_out(path.knot(i), snapshot.steps.at(t)) for i, t in enumerate(path.times_ns.tolist())
         ]

@@ -240,6 +240,11 @@ class Supervisor:
         self.report(CLOCK_JUMP, f"ROS time jumped by {ahead_s:+.3f} s", steady_s)
         return now_ns - last_ns
 
+    def clock_stopped(self) -> str:
+        """Why ROS time cannot be relied on at the moment, for a person; empty if it goes on."""
+        condition = self._active.get(CLOCK_STOPPED)
+        return "" if condition is None else condition.message
+
     def judge(self, now_ns: int, steady_s: float) -> Verdict:
         """The reaction to everything reported; where two ask for the same, the condition that came first."""
         worst = Verdict()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule, Seam
+from dp_ros.runtime.chunk import SHORTEST_NS, ActionChunk, ChunkSchedule, Seam
 from dp_ros.runtime.limits import MotionLimits
 from dp_ros.runtime.safety import SetpointGate, gate_points
 from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
@@ -337,6 +337,21 @@ def test_braking_along_the_path_covers_half_of_what_would_have_been_covered() ->
     assert rest_ns - begin_ns < 300 * MS
 
 
+def test_braking_stays_on_a_curved_path() -> None:
+    braked, whole = ChunkSchedule(joints(2, **LIMITS)), ChunkSchedule(joints(2, **LIMITS))
+    x = 0.15 * np.arange(20)
+    for schedule in (braked, whole):
+        schedule.splice(chunk(np.stack([0.5 * np.sin(x), 0.5 * np.cos(x)], axis=1)))
+    begin_ns = T0 + 12 * DT + 50 * MS
+    rest_ns = braked.brake(begin_ns)
+    on_path = whole.commanded_at((begin_ns + rest_ns) // 2)
+    assert on_path is not None
+    assert braked.commanded_at(rest_ns) == pytest.approx(on_path, abs=1e-6)
+    turned = np.linspace(begin_ns, rest_ns, 20).astype(np.int64).tolist()
+    radii = [np.linalg.norm(place) for t in turned if (place := braked.commanded_at(t)) is not None]
+    assert radii == pytest.approx([0.5] * 20, abs=1e-4)
+
+
 def test_at_full_speed_and_acceleration_braking_is_the_fastest_stop() -> None:
     action = joints(1, position=5.0, **LIMITS)
     schedule = ChunkSchedule(action)
@@ -368,7 +383,7 @@ def test_standing_still_is_a_trajectory_that_is_not_over_when_it_arrives() -> No
     schedule.hold([0.3], T0)
     points = schedule.points(T0 + 5 * DT)
     assert points is not None
-    assert points.times_ns.tolist() == [T0 + 5 * DT, T0 + 6 * DT]
+    assert points.times_ns.tolist() == [T0 + 5 * DT, T0 + 5 * DT + SHORTEST_NS]
     assert points.positions.tolist() == [[0.3], [0.3]]
 
 
