@@ -44,7 +44,7 @@ class OptimizationSpec(BaseModel):
     eval_episodes: int = Field(ge=0)
     eval_first_seed: int = Field(ge=0)
     prefix_share: float = Field(default=0.5, ge=0, le=1)
-    prefix_noise: float = Field(default=0.02, ge=0, lt=1)
+    prefix_noise: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimizationSpec:
