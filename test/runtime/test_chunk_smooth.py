@@ -42,6 +42,11 @@ def chunk(values: object, start_ns: int = T0) -> ActionChunk:
     return ActionChunk(start_ns, DT, rows[:, None] if rows.ndim == 1 else rows, start_ns)
 
 
+def rests_ns(points: TrajectoryPoints) -> int:
+    """Since when it stands still."""
+    return int(points.times_ns[np.flatnonzero(points.velocities.any(axis=1))[-1] + 1])
+
+
 def sampled(schedule: ChunkSchedule, from_ns: int, to_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     states = [schedule.state_at(t) for t in range(from_ns, to_ns, MS)]
     known = [state for state in states if state is not None]
@@ -297,7 +302,7 @@ def test_after_the_last_action_it_brakes_at_once_and_the_stop_does_not_count_as_
     assert at_last.velocity == pytest.approx([1.0])
     points = schedule.points(T0)
     assert points is not None
-    rest_s = (int(points.times_ns[-1]) - T0) / 1e9
+    rest_s = (rests_ns(points) - T0) / 1e9
     # A cubic fall of the velocity from 1: 1.5 / T <= 9.5 and 6 / T^2 <= 95.2.
     assert rest_s == pytest.approx(0.7 + np.sqrt(6 / (200 / 2.1)), abs=1e-6)
     assert points.positions[-1] == pytest.approx([0.7 + np.sqrt(6 / (200 / 2.1)) / 2])
@@ -372,7 +377,8 @@ def test_points_can_end_early_with_a_brake() -> None:
     schedule.splice(chunk(0.1 * np.arange(16)))
     points = schedule.points(T0 + DT, T0 + 10 * DT)
     assert points is not None
-    assert T0 + 10 * DT < points.times_ns[-1] < T0 + 13 * DT
+    assert T0 + 10 * DT < rests_ns(points) < T0 + 13 * DT
+    assert points.times_ns[-1] >= rests_ns(points) + SHORTEST_NS, "a stop that is held up must still count"
     assert not points.velocities[-1].any()
     assert schedule.commanded_at(T0 + 15 * DT) == pytest.approx([1.5])
 

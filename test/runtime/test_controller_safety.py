@@ -11,6 +11,7 @@ from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller, Stop, Tick
 from dp_ros.runtime.execution import Execution, InferenceRequest
 from dp_ros.runtime.supervisor import SafetyOptions
+from dp_ros.sim.trajectory_controller import Trajectory, TrajectoryController
 from dp_ros.task import TaskSpec, load_task
 
 DT = 100_000_000
@@ -119,6 +120,31 @@ def test_a_goal_that_ends_brakes_and_then_commands_nothing() -> None:
     speeds = robot.speeds(begin_ns)
     assert speeds[-1] == 0.0
     assert robot.commanded[-1][1] is None
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_a_brake_that_is_held_up_for_a_second_on_its_way_is_taken_by_a_controller(end: bool) -> None:
+    robot = Robot()
+    robot.start()
+    robot.run(2.0)
+    if end:
+        robot.controller.stop()
+        robot.controller.brake(robot.ros_ns)
+    else:
+        robot.publishes = False
+        while not robot.step().braked:
+            pass
+    points = robot.controller.outlet.trajectory(robot.ros_ns)
+    assert points is not None
+    moves = points.velocities.any(axis=1)
+    assert moves.any()
+    rest_ns = int(points.times_ns[np.flatnonzero(moves)[-1] + 1])
+    controller = TrajectoryController(["x", "y"])
+    late = Trajectory(
+        robot.ros_ns, ["x", "y"], (points.times_ns - robot.ros_ns).tolist(), points.positions.tolist()
+    )
+    assert controller.accept(late, rest_ns + 990_000_000) is None
+    assert controller.accept(late, rest_ns + 1_200_000_000) is not None
 
 
 def test_a_stale_stream_brakes_at_once_and_a_short_one_goes_on() -> None:
