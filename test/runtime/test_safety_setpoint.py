@@ -27,7 +27,11 @@ bounded = settings(
 number = st.one_of(
     st.floats(-3.0, 3.0), st.sampled_from([float("nan"), float("inf"), -1e300, 1e6, 0.0, 2.0, -2.0])
 )
-request = st.tuples(*[st.tuples(number, number)] * 3)
+#: Anything, or to stand still somewhere: beyond the ends, and in, behind and beside the box.
+still = st.tuples(st.sampled_from([0.0, 0.7, 1.3, 3.0, -3.0]), st.sampled_from([0.0, 0.3, -3.0, 0.6])).map(
+    lambda place: (place, (0.0, 0.0), (0.0, 0.0))
+)
+request = st.one_of(still, st.tuples(*[st.tuples(number, number)] * 3))
 ticks = st.lists(
     st.tuples(
         st.one_of(st.integers(100_000, 30 * MS), st.sampled_from([-5, 0, 1, 2 * MS, 400 * MS])), request
@@ -88,8 +92,8 @@ def test_no_difference_from_tick_to_tick_exceeds_a_limit(
     gate.hold([0.0, 1.5], T0)
     requests, time_ns = [(T0 + 5 * MS, state([0.0, 1.5]))], T0 + 5 * MS
     for wait_ns, (p, v, a) in steps:
-        # Each request for several ticks, so that motions gather way.
-        for _ in range(8):
+        # Each request for many ticks, so that motions gather way.
+        for _ in range(30):
             time_ns += wait_ns
             requests.append((time_ns, state(p, v, a)))
     times, states = run(gate, requests)
@@ -107,7 +111,7 @@ def test_no_setpoint_and_no_way_between_two_enters_a_box(
     gate.hold([0.0, 0.0], T0)
     requests, time_ns = [], T0
     for wait_ns, (p, v, a) in steps:
-        for _ in range(8):
+        for _ in range(30):
             time_ns += wait_ns
             requests.append((time_ns, state(p, v, a)))
     times, states = run(gate, requests)
