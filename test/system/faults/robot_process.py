@@ -67,7 +67,6 @@ class Robot:
         self._started_ns = time.time_ns()
         self._offset_ns = 0 if clock_s is None else round(clock_s * 1e9) - self._started_ns
         self._stopped_ns: int | None = None
-        self.stall_s = 0.0  # the longest time between two pictures
         self.set({})
 
     def now_ns(self) -> int:
@@ -104,7 +103,6 @@ class Robot:
             "started_ns": self._started_ns,
             "offset_ns": self._offset_ns,
             "stopped_ns": self._stopped_ns,
-            "stall_s": self.stall_s,
             "position": self._controller.sample(now_ns).tolist(),
         }
 
@@ -173,7 +171,6 @@ def main(clock_s: float | None) -> None:
     while True:
         for job, period_s in jobs.items():
             if time.monotonic() >= due_s[job]:
-                robot.stall_s = max(robot.stall_s, time.monotonic() - due_s[job] + period_s)
                 job()
                 due_s[job] = max(due_s[job] + period_s, time.monotonic())
         with contextlib.suppress(Empty):
