@@ -192,7 +192,9 @@ def _short(value: float) -> str:
 
 
 def _delay(panel: Any, delay: Mapping[str, Mapping[int, DelayResult]]) -> None:
-    _title(panel, "4  What does a slow model cost?")
+    counts = {found.episodes for by_ms in delay.values() for found in by_ms.values()}
+    each = f"   ({min(counts)} episodes a point)" if counts else ""
+    _title(panel, f"4  What does a slow model cost?{each}")
     if not delay:
         return _not_measured(panel)
     score, success = panel.subplots(1, 2)

@@ -247,6 +247,7 @@ def _delay(plan: _Plan, report: RuntimeReport, console: Console) -> None:
     shown = track(runs, "scores under delay", total=total, console=console, disable=not console.is_terminal)
     outcomes = collect(shown, len(cells), plan.budget_s)
     report.meta["jobs"] = plan.jobs
+    report.meta["episodes_per_cell"] = min(len(found) for found in outcomes.values())
     candidates = candidates_of(outcomes)
     choice = choose(candidates)
     best = {  # the others are candidates that were tried for --record
@@ -282,8 +283,9 @@ def _closing_lines(report: RuntimeReport) -> str:
             f"seams: {len(seam['seeds'])} episodes a mode at {seam['latency_ms']} ms of latency, sampled at 1 kHz"
         )
     if report.delay:
-        episodes = next(iter(next(iter(report.delay.values())).values())).episodes
-        lines.append(f"scores: {episodes} episodes a cell; interval: {meta['interval_method']}")
+        lines.append(
+            f"scores: {meta['episodes_per_cell']} episodes a cell; interval: {meta['interval_method']}"
+        )
     if report.execution is not None:
         lines += [f"execution: {report.execution['reason']}", f"rule: {report.execution['rule']}"]
     return "\n".join(lines)
