@@ -26,8 +26,13 @@ from dp_ros.inference.engine import Engine
 from dp_ros.inference.worker import InferenceResult, InferenceWorker
 from dp_ros.nodes.model_swap import ModelSwap, load_model
 from dp_ros.nodes.policy_goal import PolicyGoal
-from dp_ros.nodes.policy_options import declare_parameters, execution_of, read_options
-from dp_ros.nodes.policy_state import controller_silent, could_begin, standstill, state_of
+from dp_ros.nodes.policy_options import (
+    declare_parameters,
+    execution_of,
+    read_options,
+    require_other_topic,
+)
+from dp_ros.nodes.policy_state import controller_silent, could_begin, progress, refusal, standstill, state_of
 from dp_ros.nodes.policy_view import PolicyView
 from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller, Stop
@@ -112,6 +117,7 @@ class PolicyNode(LifecycleNode):
             raise UserError(f"task {task.name}: output is {task.action.output}; lockstep needs trajectory")
         execution = execution_of(self, engine.manifest)
         execution.require(task, engine.prefix)
+        require_other_topic(self, o.operator_topic, task.action)
         self._task, self._engine = task, engine
         self._controller = Controller(
             task,
@@ -123,7 +129,7 @@ class PolicyNode(LifecycleNode):
         )
         self._pending_ns: int | None = None
         self._verdict, self._inferring = Verdict(), False
-        self._inference_ms = 0.0
+        self._inference_ms = self._asked_s = 0.0
         self._output_error: Exception | None = None
         self._progress_s = self._status_s = time.monotonic()
         self._guard = self.create_guard_condition(self._take_results)
@@ -204,8 +210,22 @@ class PolicyNode(LifecycleNode):
     def _refusal(self) -> str:
         if not self._active:
             return "the node is not active; activate it first"
-        verdict = self._controller.supervisor.refusal(time.monotonic())
+        verdict = refusal(self._controller, self._options, time.monotonic(), self._inferring_s())
         return f"{verdict.reason}: {verdict.message}" if verdict.reason else ""
+
+    def _could_begin(self, now_ns: int) -> Verdict:
+        return could_begin(
+            self._controller,
+            self._commands,
+            self._task,
+            self._options,
+            now_ns,
+            time.monotonic(),
+            self._inferring_s(),
+        )
+
+    def _inferring_s(self) -> float:
+        return time.monotonic() - self._asked_s if self._inferring else 0.0
 
     def _begin(self, request: Any) -> None:
         self._progress_s = time.monotonic()
@@ -221,7 +241,7 @@ class PolicyNode(LifecycleNode):
         if self._controller.brake(now_ns) is not None:
             self._send_brake(now_ns, begun_s)
         self._goal.finish(stop, self._controller.counts, self._controller.elapsed_s(now_ns))
-        self._verdict = Verdict()
+        self._verdict = self._could_begin(now_ns)
         self._publish_status()
 
     def _send_brake(self, now_ns: int, begun_s: float) -> None:
@@ -291,12 +311,12 @@ class PolicyNode(LifecycleNode):
         if tick.stop is not None:
             self._finish(tick.stop)
         if tick.request is not None:
-            self._inferring = True
+            self._inferring, self._asked_s = True, steady_s
             self._worker.submit(tick.request)
         if self._goal.running:
             self._publish_status()
-            progress = {**self._progress(), "reason": self._verdict.reason}
-            self._goal.publish_feedback(self._controller.elapsed_s(now_ns), progress)
+            fields = {**self._progress(), "reason": self._verdict.reason}
+            self._goal.publish_feedback(self._controller.elapsed_s(now_ns), fields)
 
     def _take_results(self) -> None:
         if self._configured and self._output_error is not None:
@@ -360,9 +380,7 @@ class PolicyNode(LifecycleNode):
             self._controller.watch_clock(now_ns, steady_s)
         if not self._goal.running and steady_s - self._status_s >= IDLE_STATUS_S:
             self._inputs.publish_takeover(self._controller.supervisor.operator_is_live(steady_s), now_ns)
-            self._verdict = could_begin(
-                self._controller, self._commands, self._task, self._options, now_ns, steady_s
-            )
+            self._verdict = self._could_begin(now_ns)
             self._publish_status()
         self._view.publish_diagnostics(self._controller, self._intake, self._commands, now_ns)
 
@@ -380,14 +398,7 @@ class PolicyNode(LifecycleNode):
         self._status_s = time.monotonic()
 
     def _progress(self) -> dict[str, Any]:
-        """What status and feedback have in common."""
-        return {
-            "inferences": self._controller.counts.inferences,
-            "late_steps": self._controller.counts.late_steps,
-            "queue_s": self._controller.schedule.remaining_s(self._now()),
-            "inference_ms": self._inference_ms,
-            "gate": self._controller.gate_state(),
-        }
+        return progress(self._controller, self._now(), self._inference_ms)
 
 
 def make_node() -> PolicyNode:

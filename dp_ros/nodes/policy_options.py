@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_ros.bridge.parameters import declare
+from dp_ros.errors import UserError
 from dp_ros.inference.load import ENGINES
 from dp_ros.inference.manifest import Manifest
 from dp_ros.runtime.execution import MODES, Execution
 from dp_ros.runtime.supervisor import SafetyOptions
+from dp_ros.task import ActionSpec
 
 AS_MODEL = "model"
 #: Name, default, highest value, description: times in seconds.
@@ -140,3 +142,18 @@ def execution_of(node: Any, manifest: Manifest) -> Execution:
     if every < 0:
         every = None if said is None or mode != said.mode else said.infer_every
     return Execution(mode, every, node.get_parameter("ensemble_decay").value)
+
+
+def require_other_topic(node: Any, operator_topic: str, action: ActionSpec) -> None:
+    """Check that the operator commands on none of the policy's own topics, or it would yield to itself.
+
+    Raises:
+        UserError: naming the topic.
+    """
+    own = [action.topic, *(gripper.topic for gripper in action.grippers if gripper.topic)]
+    names = {node.resolve_topic_name(topic) for topic in own}
+    if operator_topic and (name := node.resolve_topic_name(operator_topic)) in names:
+        raise UserError(
+            f"operator_topic: got {operator_topic} ({name}), expected another topic than those that the policy itself "
+            "commands on, or it would yield to itself; let the operator's commands pass through one of their own"
+        )

@@ -6,14 +6,26 @@ stop one at once has to be looked at here.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dp_ros.action import RunPolicy
 from dp_ros.bridge.command_stream import CommandStream
 from dp_ros.nodes.policy_options import PolicyOptions
 from dp_ros.runtime.controller import Controller
 from dp_ros.runtime.observation import ObservationProblem
 from dp_ros.runtime.outcome import Stop
-from dp_ros.runtime.supervisor import CLOCK_STOPPED, CONTROLLER_SILENT, INFERENCE_FAILED, Reaction, Verdict
+from dp_ros.runtime.supervisor import (
+    CLOCK_STOPPED,
+    CONTROLLER_SILENT,
+    INFERENCE_FAILED,
+    INFERENCE_OVERDUE,
+    Reaction,
+    Verdict,
+)
 from dp_ros.task import TaskSpec
+
+#: An inference that a goal leaves behind is waited for this long, s, by the next goal; then that is refused.
+LONG_INFERENCE_S = 0.5
 
 
 def state_of(controller: Controller, verdict: Verdict, active: bool, goal_running: bool) -> str:
@@ -34,6 +46,26 @@ def controller_silent(commands: CommandStream, task: TaskSpec, options: PolicyOp
     return f"nobody subscribes to {task.action.topic}; is the controller active?"
 
 
+def refusal(controller: Controller, options: PolicyOptions, steady_s: float, inferring_s: float) -> Verdict:
+    """Why a goal must not begin; `Reaction.NONE` if it may, and wait for what is missing.
+
+    Args:
+        controller: of the node.
+        options: of the node.
+        steady_s: steady time.
+        inferring_s: how long an inference of an earlier goal has been under way, 0 if none is.
+    """
+    if (verdict := controller.supervisor.refusal(steady_s)).reason:
+        return verdict
+    # By a clock that stands still the last samples stay fresh for ever.
+    if stopped := controller.supervisor.clock_stopped():
+        return Verdict(Reaction.HOLD, CLOCK_STOPPED, stopped)
+    if inferring_s > LONG_INFERENCE_S and not options.lockstep:
+        busy = f"an inference of the goal before has been under way for {inferring_s:.1f} s"
+        return Verdict(Reaction.HOLD, INFERENCE_OVERDUE, busy)
+    return Verdict()
+
+
 def could_begin(
     controller: Controller,
     commands: CommandStream,
@@ -41,14 +73,12 @@ def could_begin(
     options: PolicyOptions,
     now_ns: int,
     steady_s: float,
+    inferring_s: float,
 ) -> Verdict:
     """Why no goal could begin now, with no reason if one could."""
-    refusal = controller.supervisor.refusal(steady_s)
-    if refusal.reason:
-        return refusal
-    # By a clock that stands still the last samples stay fresh for ever.
-    if stopped := controller.supervisor.clock_stopped():
-        return Verdict(Reaction.HOLD, CLOCK_STOPPED, stopped)
+    refused = refusal(controller, options, steady_s, inferring_s)
+    if refused.reason:
+        return refused
     try:
         controller.buffer.window(now_ns)
     except ObservationProblem as problem:
@@ -82,3 +112,14 @@ def standstill(
         return Stop(problem.reason, str(problem))
     topics = ", ".join(f"{key} ({task.observations[key].topic})" for key in missing)
     return Stop(RunPolicy.Result.STREAM_STALE, f"nothing new {waited} on {topics}")
+
+
+def progress(controller: Controller, now_ns: int, inference_ms: float) -> dict[str, Any]:
+    """What `~/status` and the feedback of the action have in common."""
+    return {
+        "inferences": controller.counts.inferences,
+        "late_steps": controller.counts.late_steps,
+        "queue_s": controller.schedule.remaining_s(now_ns),
+        "inference_ms": inference_ms,
+        "gate": controller.gate_state(),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ rclpy = pytest.importorskip("rclpy")
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 
 from dp_ros.nodes.policy_node import PolicyNode  # noqa: E402
+from dp_ros.runtime.outcome import Tick  # noqa: E402
+from dp_ros.runtime.safety import BadAction  # noqa: E402
 from test.system.constant_model import make_constant_image_model  # noqa: E402
 
 ROUNDS = 100
@@ -71,3 +74,55 @@ def test_what_was_refused_at_configuration_leaves_nothing_behind(node: PolicyNod
     assert threading.active_count() == threads
     node.set_parameters([Parameter("mode", value="ensemble")])
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+
+@pytest.mark.parametrize("slash", ["/", ""])
+def test_an_operator_on_the_policys_own_topic_is_refused_at_configuration(
+    node: PolicyNode, slash: str
+) -> None:
+    from rclpy.parameter import Parameter
+
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    topic = slash + node._task.action.topic.lstrip("/")
+    assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    node.set_parameters([Parameter("operator_topic", value=topic)])
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert f"operator_topic: got {topic}" in node.last_error
+
+
+def test_a_brake_that_cannot_be_sent_does_not_end_the_node(
+    node: PolicyNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(now_ns: int) -> None:
+        raise BadAction("point 0 of x has nan; nothing was sent")
+
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    monkeypatch.setattr(node._controller, "tick", lambda now_ns, steady_s: Tick(braked=True))
+    monkeypatch.setattr(node._commands, "update", refuse)
+    node._tick(node.get_clock().now().nanoseconds)
+
+
+def test_no_goal_begins_while_an_inference_of_the_last_one_is_long_under_way(node: PolicyNode) -> None:
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    now_ns = node.get_clock().now().nanoseconds
+    assert node._refusal() == ""
+    node._inferring, node._asked_s = True, time.monotonic()
+    assert node._refusal() == "", "one that has just begun is waited for"
+    node._asked_s -= 2.0
+    assert node._refusal().startswith("INFERENCE_OVERDUE: an inference of the goal before")
+    assert node._could_begin(now_ns).reason == "INFERENCE_OVERDUE", "the status says so as well"
+    node._inferring = False
+    assert node._refusal() == ""
+
+
+def test_no_goal_begins_while_the_clock_stands_still(node: PolicyNode) -> None:
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    now_ns = node.get_clock().now().nanoseconds
+    for wait_s in (0.0, 0.6):
+        node._controller.watch_clock(now_ns, time.monotonic() + wait_s)
+    assert node._refusal().startswith("CLOCK_STOPPED: ")
+    assert node._could_begin(now_ns).reason == "CLOCK_STOPPED"
+    node._controller.watch_clock(now_ns + 650_000_000, time.monotonic() + 0.65)
+    assert node._refusal() == ""
