@@ -57,8 +57,9 @@ def short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_episodes")
 def test_seams_and_scores_are_stored_and_drawn_and_the_choice_is_recorded(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bench, "infer_every_candidates", lambda n_action_steps: (n_action_steps, 4))
     stored, drawn = tmp_path / "out" / "runtime.json", tmp_path / "runtime.png"
     arguments = ["--only", "seam,delay", "--seeds", "100001", "--repeats", "1", "--jobs", "1", "--record"]
     arguments += ["--model", str(model), "--json", str(stored), "--plot", str(drawn)]
@@ -75,7 +76,7 @@ def test_seams_and_scores_are_stored_and_drawn_and_the_choice_is_recorded(
         assert all(0.0 <= cell["mean_score"] <= 1.0 and cell["episodes"] == 1 for cell in by_ms.values())
     assert {"ticks", "stages_ms"}.isdisjoint(data)
     assert data["meta"]["model_id"] == manifest.model_id
-    assert len(data["execution"]["candidates"]) == 3 * (len(modes) - 1)
+    assert len(data["execution"]["candidates"]) == 2 * (len(modes) - 1)
     assert manifest.execution is not None
     assert manifest.execution.mode == data["execution"]["mode"]
     assert manifest.execution.infer_every == data["execution"]["infer_every"]
