@@ -101,11 +101,15 @@ class PolicyNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End the goal being run and release everything."""
+        self.end_goal()
+        self._disconnect()
+        return TransitionCallbackReturn.SUCCESS
+
+    def end_goal(self) -> None:
+        """End the goal being run, allow no more: the process was told to end."""
         self._active = False
         if self._configured:
             self._finish(Stop(RunPolicy.Result.DEACTIVATED, "the node was shut down"))
-        self._disconnect()
-        return TransitionCallbackReturn.SUCCESS
 
     def _connect(self, engine: Engine) -> None:
         """Make everything that a configured node has; raises UserError, leaving nothing behind."""
@@ -415,7 +419,7 @@ def make_node() -> PolicyNode:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run_node(make_node, args)
+    return run_node(make_node, args, before_end=PolicyNode.end_goal)
 
 
 if __name__ == "__main__":

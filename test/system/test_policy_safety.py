@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,26 @@ def test_setpoints_come_at_their_rate_and_end_at_rest(robot: Robot, tmp_path: Pa
         assert len(robot.setpoints) == sent, "nothing is sent outside a goal"
         found = [s.name for d in robot.diagnostics for s in d.status]
         assert {"policy: policy", "policy: stream agent_pos", "policy: setpoints"} <= set(found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_is_told_to_end_brings_the_robot_to_rest_first(
+    robot: Robot, tmp_path: Path, number: int
+) -> None:
+    robot.position = np.array([256.0, 256.0])
+    with policy(task=setpoint_task(tmp_path)) as processes:
+        robot.until_ready()
+        handle = robot.send_goal(60.0)
+        robot.until(lambda: len(robot.setpoints) > 60, "setpoints")
+        (name,) = processes.pids
+        processes.send(name, number)
+        assert robot.result(handle).result.reason == "DEACTIVATED"
+        robot.until(processes.ended, "the process to end")
+        assert processes.ended() == {name: 0}, processes.describe_end(name)
+        positions = np.array([position for _, position in robot.setpoints])
+        assert np.array_equal(positions[-5:], np.repeat(positions[-1:], 5, axis=0)), (
+            "the last ones stand still"
+        )
 
 
 def test_a_dry_run_does_everything_but_send(robot: Robot, tmp_path: Path) -> None:
