@@ -154,6 +154,11 @@ class Controller:
         commanded = self.outlet.last_position(now_ns) if self._absences() == self._absences_seen else None
         return standing_at(self._task.action, measured, commanded)
 
+    def _was_away(self, now_ns: int) -> bool:
+        """Whether the robot may stand elsewhere than it was commanded to, and where it stands is known."""
+        measured = measured_state(self._space, self._task, self.buffer, now_ns)
+        return not self._immediate and measured is not None and self._absences() != self._absences_seen
+
     def _absences(self) -> tuple[int, ...]:
         """How often the robot's state, its controller and its time have been gone so far."""
         state, counters = self._task.action.state, self.supervisor.counters
@@ -208,7 +213,7 @@ class Controller:
             return Tick(stop=Stop(TIME_LIMIT, f"ran for its time limit of {self._limit_ns / 1e9:g} s"))
         if verdict.reaction >= Reaction.HOLD:
             return Tick(problem=problem, verdict=verdict, braked=self._restrain(verdict.reaction, now_ns))
-        if self._yielded:
+        if self._yielded or (self._held and self._was_away(now_ns)):
             self._rejoin(now_ns)
         self._held = False
         if window is None:

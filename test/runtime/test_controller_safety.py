@@ -323,6 +323,56 @@ def test_a_later_goal_goes_on_from_the_last_command_where_the_robot_stands_near_
     assert np.allclose(first, last)
 
 
+@pytest.mark.parametrize("gone", ["state", "controller"])
+def test_a_later_goal_begins_where_a_robot_stands_that_was_away_in_between(gone: str) -> None:
+    robot = Robot()
+    robot.start()
+    robot.run(2.0)
+    robot.controller.stop()
+    robot.controller.brake(robot.ros_ns)
+    robot.run(1.0)
+    robot.publishes = gone != "state"
+    if gone == "controller":
+        robot.controller.supervisor.report("CONTROLLER_SILENT", "nobody listens", robot.now_ns / 1e9)
+    robot.run(1.0)
+    robot.publishes = True
+    robot.controller.supervisor.report("CONTROLLER_SILENT", "", robot.now_ns / 1e9)
+    elsewhere = robot.position = robot.position - 5.0  # within the tracking error
+    robot.run(0.2)
+    count = len(robot.commanded)
+    robot.start()
+    robot.run(0.5)
+    first = next(p for _, p in robot.commanded[count:] if p is not None)
+    assert np.allclose(first, elsewhere)
+
+
+def test_a_goal_goes_on_from_where_a_robot_stands_whose_state_was_gone() -> None:
+    robot = Robot()
+    robot.start()
+    robot.run(2.0)
+    robot.publishes = False
+    robot.run(0.8)
+    robot.position = robot.position - 5.0
+    elsewhere, count = robot.position, len(robot.commanded)
+    robot.publishes, robot.follows = True, False
+    robot.run(0.4)
+    later = [p for _, p in robot.commanded[count:] if p is not None]
+    assert any(np.allclose(p, elsewhere, atol=0.5) for p in later)
+    assert robot.controller.running
+
+
+def test_a_goal_that_has_to_wait_for_the_state_of_the_robot_starts_softly_as_well() -> None:
+    robot = Robot()
+    robot.publishes = False
+    robot.run(0.6)
+    robot.start()
+    robot.run(0.3)
+    robot.publishes = True
+    robot.run(2.0)
+    positions = [p for _, p in robot.commanded if p is not None]
+    assert np.allclose(positions[0], [100.0, 100.0])
+
+
 def test_a_known_plan_is_the_prefix_of_the_next_inference() -> None:
     robot = Robot(inference_s=0.25, execution=Execution("rtc", 4))
     robot.start()
