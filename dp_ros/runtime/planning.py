@@ -72,7 +72,7 @@ class Planner:
         """
         times = np.asarray(times_ns, dtype=np.int64)
         step_ns = int(times[1] - times[0]) if len(times) > 1 else 0
-        tick_s = max(step_ns / 5e9, TICK_S)
+        tick_s = max(step_ns / 5e9, TICK_S) if step_ns else 4 * TICK_S
         limits = self._limits.planning(tick_s)
         actions = through_waypoints(times, waypoints)
         own = actions.then(self._settle(actions.knot(-1), actions.end_ns, limits)).cut(seam_ns, None)
