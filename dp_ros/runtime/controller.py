@@ -35,6 +35,7 @@ from dp_ros.runtime.prefix import Prefix
 from dp_ros.runtime.safety import BadAction, LimitGate
 from dp_ros.runtime.supervisor import (
     CLOCK_JUMP,
+    CLOCK_STOPPED,
     CONTROLLER_SILENT,
     INFERENCE_FAILED,
     INFERENCE_OVERDUE,
@@ -135,7 +136,8 @@ class Controller:
 
     def _rejoin(self, now_ns: int) -> None:
         """Forget what was commanded; go on from where the robot is, at rest, with authority that rises again."""
-        if not self.outlet.is_moving(now_ns):  # else the brake of the last run is still on its way
+        # A brake of the last run that is still on its way goes on, unless the robot was away meanwhile.
+        if not self.outlet.is_moving(now_ns) or self._was_away(now_ns):
             start = None if self._immediate else self._standing_at(now_ns)
             self.outlet.close()
             self.schedule.clear()
@@ -163,7 +165,8 @@ class Controller:
         """How often the robot's state, its controller and its time have been gone so far."""
         state, counters = self._task.action.state, self.supervisor.counters
         gaps = 0 if state is None else self.buffer.counts[state].gaps
-        return gaps, self.buffer.epoch, counters[CLOCK_JUMP], counters[CONTROLLER_SILENT]
+        clock = counters[CLOCK_JUMP] + counters[CLOCK_STOPPED]
+        return gaps, self.buffer.epoch, clock, counters[CONTROLLER_SILENT]
 
     # --- time -------------------------------------------------------------------------------------------
 
