@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-# A shell that starts this in the background leaves SIGINT ignored, which the processes under test would inherit.
+# A shell or nohup that starts this leaves signals ignored, which the processes under test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: Domain ids up to 101 are safe with Linux's ephemeral ports; tests take turns in this range.
 _FIRST, _COUNT = 20, 80

@@ -51,9 +51,11 @@ def same(first: Path, second: Path) -> bool:
 
 
 def scalars(run: Path, name: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(run / "tensorboard"))
+    """The value of each step; the one written last where a resumed run came by a step again."""
+    events = EventAccumulator(str(run / "tensorboard"), purge_orphaned_data=False)
     events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
+    found = sorted(events.Scalars(name), key=lambda event: (event.step, event.wall_time))
+    return list({event.step: event.value for event in found}.items())
 
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:

@@ -35,7 +35,7 @@ JOINTS = ["shoulder", "elbow"]
 PICTURE = (24, 32, 3)
 RADIUS, PERIOD_S = 0.2, 2.0
 RATE_HZ, HORIZON, CHUNK_S = 20.0, 51, 2.5
-SLOW_S, TOO_SLOW_S = 1.0, 2.8
+SLOW_S, TOO_SLOW_S = 1.0, 4.5
 
 TASK = {
     "name": "faults",

@@ -135,9 +135,8 @@ def test_inference_takes_a_second_once(bench: Bench) -> None:
     with row(bench, "inference takes 1 s once") as entry:
         entry.begin()
         entry.fault(mood="SLOW")
-        bench.until(lambda: time.time_ns() > entry.fault_ns + 450_000_000, "the next inference to begin")
-        entry.clear()
         bench.until(lambda: bench.statuses[-1].message.inference_ms > 400.0, "a slow inference")
+        entry.clear()  # at most one more has begun
         entry.goes_on()
         assert bench.statuses[-1].message.late_steps > 0, "what came too late was dropped"
         entry.cancel()
