@@ -260,6 +260,20 @@ class Bench(RosClient):
 
         self.until(ready, "the policy to be ready")
 
+    def wait_until_standing(self) -> None:
+        """Wait until the robot, without a fault, has stood for half a second: what was under way has arrived."""
+        since_s = time.monotonic()
+
+        def standing() -> bool:
+            nonlocal since_s
+            before = self.position
+            self.set()
+            if not np.array_equal(before, self.position):
+                since_s = time.monotonic()
+            return time.monotonic() - since_s > 0.5
+
+        self.until(standing, "the robot to stand")
+
     # --- the policy -------------------------------------------------------------------------------------
 
     def listen(self, wanted: bool) -> None:

@@ -239,6 +239,7 @@ def test_the_robot_hangs_and_its_participant_is_lost(bench: Bench) -> None:
         bench.until(lambda: bench.node.count_publishers("/robot/camera") == 0, "the lease to run out")
         bench.robot.send(signal.SIGCONT)
         entry.clear()
+        bench.wait_until_standing()
 
 
 def test_the_robot_is_killed_and_started_again(bench: Bench) -> None:
