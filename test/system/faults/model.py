@@ -18,18 +18,11 @@ import numpy.typing as npt
 import pytest
 import yaml
 
-from dp_ros.inference.manifest import (
-    SCHEMA_VERSION,
-    Manifest,
-    NetworkSpec,
-    TensorSpec,
-    file_spec,
-    load_manifest,
-    write_manifest,
-)
+from dp_ros.inference.manifest import load_manifest
 from dp_ros.inference.onnx import OnnxEngine
-from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.task import TaskSpec, load_task
+
+from ..model_folder import write_model
 
 JOINTS = ["shoulder", "elbow"]
 PICTURE = (24, 32, 3)
@@ -108,7 +101,6 @@ def make_fault_model(folder: Path) -> tuple[Path, Path]:
     task_file.write_text(yaml.safe_dump(TASK))
     task = load_task(task_file)
     model = folder / "faults"
-    model.mkdir()
     trips = 400
     _write(onnx, model, task, trips, trips)
     trips *= round(0.2 / _duration_s(model, time.thread_time))
@@ -132,33 +124,6 @@ def _duration_s(model: Path, clock: Callable[[], float]) -> float:
 
 
 def _write(onnx: Any, model: Path, task: TaskSpec, slow: int, too_slow: int) -> None:
-    inputs = {
-        key: TensorSpec(shape=(1, 2, *spec.shape), dtype="uint8" if spec.is_image else "float32")
-        for key, spec in task.observations.items()
-    }
-    inputs["noise"] = TensorSpec(shape=(1, HORIZON, 2), dtype="float32")
-    made = onnx.helper.make_model(
-        _graph(onnx, inputs, slow, too_slow), opset_imports=[onnx.helper.make_opsetid("", 17)]
-    )
-    made.ir_version = 9
-    onnx.checker.check_model(made)
-    onnx.save(made, model / "policy.onnx")
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        name="faults",
-        task=task.model_dump(mode="json"),
-        task_digest=task.digest(),
-        inputs=inputs,
-        outputs={"action": inputs["noise"]},
-        normalization={},
-        network=NetworkSpec(),
-        sampler=SamplerSpec(),
-        files={"policy.onnx": file_spec(model / "policy.onnx")},
-    )
-    write_manifest(model, manifest)
-
-
-def _graph(onnx: Any, inputs: dict[str, TensorSpec], slow: int, too_slow: int) -> Any:
     helper, types = onnx.helper, onnx.TensorProto
     size = int(np.prod(PICTURE))
     steps = np.arange(HORIZON, dtype=np.float32)[:, None] - 1.0  # row 0 belongs to the older observation
@@ -231,13 +196,6 @@ def _graph(onnx: Any, inputs: dict[str, TensorSpec], slow: int, too_slow: int) -
         node("Mul", ["unused", "zero"], ["nothing"]),
         node("Sum", ["way", "away", "quotient", "looked_up", "nothing"], ["action"]),
     ]
-    return helper.make_graph(
-        nodes,
-        "faults",
-        [
-            helper.make_tensor_value_info(k, types.UINT8 if s.dtype == "uint8" else types.FLOAT, s.shape)
-            for k, s in inputs.items()
-        ],
-        [helper.make_tensor_value_info("action", types.FLOAT, inputs["noise"].shape)],
-        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    write_model(
+        model, task, nodes, [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
     )
