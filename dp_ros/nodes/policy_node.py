@@ -234,13 +234,12 @@ class PolicyNode(LifecycleNode):
     def _begin(self, request: Any) -> None:
         self._progress_s = time.monotonic()
         self._controller.start(self._now(), seed=request.seed, time_limit_s=request.time_limit_s)
-        self._report_silence(time.monotonic())
+        self._report_silence(self._progress_s)
         self._step()
 
     def _report_silence(self, steady_s: float) -> None:
-        if self._participant is None:
-            silent = controller_silent(self._commands, self._task, self._options)
-            self._controller.supervisor.report(CONTROLLER_SILENT, silent, steady_s)
+        silent = controller_silent(self._commands, self._task, self._options)
+        self._controller.supervisor.report(CONTROLLER_SILENT, silent, steady_s)
 
     def _finish(self, stop: Stop) -> None:
         """End the goal: brake along what is commanded, then report."""
@@ -372,8 +371,8 @@ class PolicyNode(LifecycleNode):
     def _watch(self) -> None:
         """What must happen on the wall clock: cancelling, time limits, silence."""
         steady_s, now_ns = time.monotonic(), self._now()
+        self._report_silence(steady_s)
         if self._participant is None:
-            self._report_silence(steady_s)
             self._commands.publish_grippers(now_ns)
         if self._goal.cancel_requested:
             self._finish(Stop(RunPolicy.Result.CANCELED, "a client cancelled the goal"))
