@@ -81,6 +81,11 @@ class Robot:
             self.position = state.position
         return tick
 
+    def end(self) -> None:
+        """End the goal as the node does: stop, then brake."""
+        self.controller.stop()
+        self.controller.brake(self.ros_ns)
+
     def run(self, seconds: float) -> list[Tick]:
         return [self.step() for _ in range(round(seconds * 1e9 / TICK))]
 
@@ -113,8 +118,7 @@ def test_a_goal_that_ends_brakes_and_then_commands_nothing() -> None:
     robot = Robot()
     robot.start()
     robot.run(2.0)
-    robot.controller.stop()
-    robot.controller.brake(robot.ros_ns)
+    robot.end()
     begin_ns = robot.now_ns
     robot.run(1.0)
     speeds = robot.speeds(begin_ns)
@@ -128,8 +132,7 @@ def test_a_brake_that_is_held_up_for_a_second_on_its_way_is_taken_by_a_controlle
     robot.start()
     robot.run(2.0)
     if end:
-        robot.controller.stop()
-        robot.controller.brake(robot.ros_ns)
+        robot.end()
     else:
         robot.publishes = False
         while not robot.step().braked:
@@ -310,8 +313,7 @@ def test_a_later_goal_goes_on_from_the_last_command_where_the_robot_stands_near_
     robot = Robot()
     robot.start()
     robot.run(2.0)
-    robot.controller.stop()
-    robot.controller.brake(robot.ros_ns)
+    robot.end()
     robot.run(1.0)
     last = robot.position
     robot.position = last - 5.0  # it sags, within the tracking error
@@ -328,8 +330,7 @@ def test_a_later_goal_begins_where_a_robot_stands_that_was_away_in_between(gone:
     robot = Robot()
     robot.start()
     robot.run(2.0)
-    robot.controller.stop()
-    robot.controller.brake(robot.ros_ns)
+    robot.end()
     robot.run(1.0)
     robot.publishes = gone != "state"
     if gone == "controller":

@@ -28,12 +28,6 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def robot(ros_domain: int) -> Iterator[Robot]:
-    with Robot() as robot:
-        yield robot
-
-
-@pytest.fixture
 def policy(robot: Robot) -> Iterator[Processes]:
     with running(bringup.policy(model="pusht_state", engine="onnx")) as processes:
         yield processes

@@ -30,12 +30,6 @@ from .robot import Robot
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture
-def robot(ros_domain: int) -> Iterator[Robot]:
-    with Robot() as robot:
-        yield robot
-
-
 @contextlib.contextmanager
 def policy(*, task: str = "", **parameters: Any) -> Iterator[Processes]:
     description = bringup.policy(model="pusht_state", task=task, engine="onnx")
