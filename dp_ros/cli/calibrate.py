@@ -110,7 +110,7 @@ def _require_sense(args: argparse.Namespace) -> None:
     if args.data is not None and not args.what:
         raise UserError("nothing to do: name streams of the task, or `action`")
     if args.data is not None and not args.data.exists():
-        raise UserError(f"{args.data}: is not there")
+        raise UserError(f"{args.data}: is not there; `--record SECONDS --out FILE.npz` makes such a file")
     if not 0.05 <= args.longest <= 5.0:
         raise UserError(f"--longest {args.longest:g}: expected 0.05 to 5 seconds")
 
