@@ -6,6 +6,7 @@ held against. Easy to get wrong: torch's thread count is per process, not per mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dp_ros.inference.engine import CheckedEngine
+from dp_ros.inference.engine import CheckedEngine, EngineError
 from dp_ros.inference.manifest import WEIGHTS_FILE, Manifest, ManifestError, verify_file
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.diffusion import DiffusionPolicy
@@ -62,6 +63,31 @@ class TorchEngine(CheckedEngine):
             given = torch.from_numpy(prefix.actions)[None], torch.from_numpy(prefix.weights)[None]
         actions = self._policy.sample(batch, torch.from_numpy(noise)[None], self._steps, given)
         return np.asarray(actions[0].numpy())
+
+    def sample_batch(
+        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Draw for B observations at once, as `sample` would for each; every array has B in front.
+
+        Raises:
+            EngineError: if an action is not finite.
+        """
+        actions = sample_batch(self._policy, observation, noise, self._steps)
+        if not np.isfinite(actions).all():
+            raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
+        return actions
+
+
+def sample_batch(
+    policy: DiffusionPolicy,
+    observation: Mapping[str, NDArray[Any]],
+    noise: NDArray[np.float32],
+    num_inference_steps: int | None = None,
+) -> NDArray[np.float32]:
+    """Draw actions (B, horizon, action_dim) for arrays: observation {stream: (B, n_obs_steps, *shape)}, robot units."""
+    tensors = {key: torch.from_numpy(np.asarray(value)) for key, value in observation.items()}
+    drawn = policy.sample(tensors, torch.from_numpy(noise), num_inference_steps)
+    return np.asarray(drawn.numpy())
 
 
 def load_policy(folder: Path, manifest: Manifest, sampler: SamplerSpec | None = None) -> DiffusionPolicy:

@@ -10,8 +10,8 @@ no more than its inferences. Easy to get wrong: a latency of 0 is not lockstep, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -33,6 +33,7 @@ from dp_ros.task import TaskSpec
 START_NS = 1_000_000_000
 
 SampleActions = Callable[[InferenceRequest], npt.NDArray[np.floating]]
+Mode = Literal["replace", "ensemble", "rtc", "naive"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def rollout(
     repeat: int = 0,
     max_steps: int = MAX_STEPS,
     legacy: bool = True,
-    mode: Literal["replace", "ensemble", "rtc", "naive"] = "replace",
+    mode: Mode = "replace",
     infer_every: int | None = None,
     latency_ms: float | None = None,
 ) -> EpisodeResult:
@@ -120,6 +121,44 @@ def rollout(
         infer_every: steps between inferences, see `Execution`.
         latency_ms: time from an observation to the actions that come of it; None: lockstep.
     """
+    running = episode(
+        task,
+        seed,
+        repeat=repeat,
+        max_steps=max_steps,
+        legacy=legacy,
+        mode=mode,
+        infer_every=infer_every,
+        latency_ms=latency_ms,
+    )
+    inference_ms: list[float] = []
+    actions: npt.NDArray[np.floating] | None = None
+    while True:
+        try:
+            request = running.send(actions)  # type: ignore[arg-type]  # a generator begins with None
+        except StopIteration as end:
+            return replace(end.value, inference_ms=inference_ms)
+        begin = time.perf_counter_ns()
+        actions = sample_actions(request)
+        inference_ms.append((time.perf_counter_ns() - begin) / 1e6)
+
+
+def episode(
+    task: TaskSpec,
+    seed: int,
+    *,
+    repeat: int = 0,
+    max_steps: int = MAX_STEPS,
+    legacy: bool = True,
+    mode: Mode = "replace",
+    infer_every: int | None = None,
+    latency_ms: float | None = None,
+) -> Generator[InferenceRequest, npt.NDArray[np.floating], EpisodeResult]:
+    """One episode that stops at each inference: yields the request, is sent the actions, returns the result.
+
+    For whoever runs many episodes and infers for all of them at once; the arguments are those of `rollout`. The
+    result has no `inference_ms`, which only the caller can know.
+    """
     world, robot = PushT(), TrajectoryController(["agent_x", "agent_y"])
     world.reset(seed, legacy=legacy)
     robot.hold(world.agent_pos)
@@ -131,7 +170,6 @@ def rollout(
     begin_ns = now_ns
     loop.start(now_ns, noise_seed(seed, repeat))
     pending: tuple[int, InferenceRequest, npt.NDArray[np.floating]] | None = None
-    inference_ms: list[float] = []
     states = [world.state.copy()]
     plans: list[tuple[int, npt.NDArray[np.float64]]] = []
     trajectories: list[tuple[int, Trajectory]] = []
@@ -156,9 +194,7 @@ def rollout(
             pending = None
         request = loop.tick(now_ns)
         if request is not None:
-            begin = time.perf_counter_ns()
-            actions = sample_actions(request)
-            inference_ms.append((time.perf_counter_ns() - begin) / 1e6)
+            actions = yield request
             pending = now_ns + round(1e6 * (latency_ms or 0.0)), request, actions
             if pending[0] <= now_ns:
                 deliver(*pending)
@@ -176,7 +212,6 @@ def rollout(
         success=success,
         final_coverage=coverage,
         steps=len(states) - 1,
-        inference_ms=inference_ms,
         late_steps=loop.late_steps,
         states=states,
         plans=plans,

@@ -7,7 +7,7 @@ seeds moves by 0.02 with the sampling noise alone, which is what repeats are for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.runtime.controller import InferenceRequest
+from dp_ros.sim.pusht_batch import WIDTH, rollouts
 from dp_ros.sim.pusht_rollout import EpisodeResult, rollout
 from dp_ros.task import TaskSpec
 
@@ -26,7 +27,10 @@ INTERVAL_METHOD = (
 _RESAMPLES = 10000
 _MAX_SEEDS = 100_000
 
+#: Observation {stream: (n_obs_steps, *shape)} and noise (horizon, dim) to actions of that shape, robot units.
 Sample = Callable[[Mapping[str, NDArray[Any]], NDArray[np.float32]], NDArray[np.float32]]
+#: The same for B observations at once: every array has B in front.
+SampleBatch = Sample
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,46 @@ def run_episodes(
     for seed in seeds:
         for repeat in range(repeats):
             yield rollout(task, sample_actions, seed, repeat=repeat)
+
+
+def run_batched(
+    task: TaskSpec,
+    sample_batch: SampleBatch,
+    seeds: Sequence[int],
+    repeats: int = 1,
+    *,
+    width: int = WIDTH,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[EpisodeResult]:
+    """The episodes of `run_episodes`, many at once with one inference for all of them.
+
+    Args:
+        task: what is observed and commanded.
+        sample_batch: draws for all observations that are due.
+        seeds: start states.
+        repeats: episodes of each, with other sampling noise.
+        width: most episodes at a time.
+        should_stop: asked before each inference; once it says so, what has not ended is left out.
+
+    Yields:
+        The episodes as they end, so in another order; `in_order` puts them right.
+    """
+    shape = (task.horizon, task.action.dim)
+
+    def sample_requests(requests: Sequence[InferenceRequest]) -> NDArray[np.float32]:
+        windows = [request.window.observations for request in requests]
+        observation = {key: np.stack([window[key] for window in windows]) for key in task.observations}
+        noise = np.stack([sampling_noise(request.seed, request.step, shape) for request in requests])
+        return sample_batch(observation, noise)
+
+    starts = [(seed, repeat) for seed in seeds for repeat in range(repeats)]
+    return rollouts(task, sample_requests, starts, width=width, should_stop=should_stop)
+
+
+def in_order(episodes: Iterable[EpisodeResult], seeds: Sequence[int]) -> list[EpisodeResult]:
+    """Episodes by the place of their seed in `seeds`, then by repeat, as `run_episodes` yields them."""
+    place = {seed: index for index, seed in enumerate(seeds)}
+    return sorted(episodes, key=lambda one: (place[one.seed], one.repeat))
 
 
 def summarize(episodes: Sequence[EpisodeResult]) -> Evaluation:

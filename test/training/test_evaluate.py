@@ -13,7 +13,15 @@ from dp_ros.errors import UserError
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import load_task
-from dp_ros.training.evaluate import is_simulated, mean_interval_95, parse_seeds, run_episodes, summarize
+from dp_ros.training.evaluate import (
+    in_order,
+    is_simulated,
+    mean_interval_95,
+    parse_seeds,
+    run_batched,
+    run_episodes,
+    summarize,
+)
 
 TASK = load_task("pusht_state")
 
@@ -50,6 +58,27 @@ def test_the_policy_sees_the_last_two_observations_in_px() -> None:
     assert seen[0]["agent_pos"].shape == (2, 2)
     assert 50 <= seen[0]["agent_pos"].min() <= 450
     assert len(seen) == 38, "300 steps, 8 of each prediction executed"
+
+
+def test_many_episodes_at_once_are_the_same_as_one_by_one() -> None:
+    """With a network, up to the rounding that depends on the size of the batch."""
+    torch = pytest.importorskip("torch")
+    from dp_ros.inference.torch import sample_batch
+    from test.policies.small import small_policy
+
+    torch.set_num_threads(1)
+    policy = small_policy(num_inference_steps=2)
+
+    def sample(observation: Any, noise: Any) -> Any:
+        return sample_batch(policy, {k: v[None] for k, v in observation.items()}, noise[None])[0]
+
+    seeds = [100004, 100000]
+    alone = list(run_episodes(TASK, sample, seeds, repeats=2))
+    together = run_batched(TASK, lambda o, n: sample_batch(policy, o, n), seeds, repeats=2, width=3)
+    for one, other in zip(alone, in_order(together, seeds), strict=True):
+        assert (one.seed, one.repeat, one.steps) == (other.seed, other.repeat, other.steps)
+        assert other.states[16] == pytest.approx(one.states[16], abs=1e-3)
+        assert other.score == pytest.approx(one.score, abs=1e-3)
 
 
 def test_the_mean_is_over_episodes_and_the_rates_too() -> None:
