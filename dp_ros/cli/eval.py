@@ -1,6 +1,8 @@
 """Score a model on the simulated PushT robot, in process or through the nodes.
 
     dp-ros eval --model models/pusht_state --seeds 100000:100050 --repeats 3 --json out/eval.json
+    dp-ros eval --model models/pusht_state --processes 8
+    dp-ros eval --model models/pusht_state --ray auto
 
 The score of an episode is its highest coverage over 0.95, at most 1; success is coverage
 above 0.95. A mean over 50 seeds moves by 0.02 with the sampling noise alone: quote it over 3 repeats.
@@ -19,16 +21,24 @@ from rich.progress import track
 from rich.table import Table
 
 from dp_ros.errors import UserError
+from dp_ros.inference.engine import Engine
 from dp_ros.inference.load import ENGINES, choose_engine, load_engine
 from dp_ros.inference.manifest import Manifest, ScoreSummary, load_manifest, utc_now, write_manifest
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.training.evaluate import (
     INTERVAL_METHOD,
     Evaluation,
+    in_order,
     is_simulated,
     parse_seeds,
-    run_episodes,
+    starts_of,
     summarize,
+)
+from dp_ros.training.evaluate_parallel import (
+    run_engine,
+    run_in_processes,
+    run_on_ray,
+    single_inferences_ms,
 )
 
 PAPER_SEEDS = "100000:100050"
@@ -49,7 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=ENGINES, default="auto", help="default auto: onnx if it can be used"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of an inference")
-    parser.add_argument("--ros", action="store_true", help="through the nodes, over DDS, in lockstep")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--ros", action="store_true", help="through the nodes, over DDS, in lockstep")
+    where.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="on this Ray cluster, whose machines have dp_ros installed; auto: the one running here, "
+        "local: one started here for the time being",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="episodes in N processes at a time (default 1; on a Ray cluster as many as it has processors for)",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the result there")
     parser.add_argument("--figure", metavar="PNG", type=Path, help="draw the result there")
     parser.add_argument("--record", action="store_true", help="add the score to the model's manifest")
@@ -60,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
     seeds = parse_seeds(args.seeds)
     if args.repeats < 1:
         raise UserError(f"--repeats: got {args.repeats}, expected at least 1")
+    if args.processes is not None and args.processes < 1:
+        raise UserError(f"--processes: got {args.processes}, expected at least 1")
+    if args.ros and args.processes is not None:
+        raise UserError("--processes cannot be given with --ros: over ROS one episode runs after the other")
     manifest = load_manifest(args.model)
     if not is_simulated(manifest.task_spec(str(args.model))):
         raise UserError(
@@ -68,12 +95,13 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.json, args.figure):
         require_writable(path)
     console = Console()
-    engine_name, results = _episodes(args, manifest, seeds)
+    engine_name, results, engine = _episodes(args, manifest, seeds)
     total = len(seeds) * args.repeats
     episodes = list(
         track(results, "evaluating", total=total, console=console, disable=not console.is_terminal)
     )
-    evaluation = summarize(episodes)
+    inference_ms = single_inferences_ms(engine) if engine is not None and engine.batches else None
+    evaluation = summarize(in_order(episodes, seeds), inference_ms)
     console.print(
         _table(evaluation), _closing_lines(evaluation, manifest), sep="\n", highlight=False, soft_wrap=True
     )
@@ -97,16 +125,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _episodes(
     args: argparse.Namespace, manifest: Manifest, seeds: list[int]
-) -> tuple[str, Iterable[EpisodeResult]]:
-    """Name of the engine, and the episodes as they end."""
+) -> tuple[str, Iterable[EpisodeResult], Engine | None]:
+    """Name of the engine, the episodes as they end, and the engine unless a node has it."""
     if args.ros:
         from dp_ros.cli.ros_eval import run_ros_episodes
 
         task = manifest.task_spec(str(args.model))
         name = choose_engine(manifest, args.engine)
-        return name, run_ros_episodes(str(args.model), seeds, args.repeats, name, task)
+        return name, run_ros_episodes(str(args.model), seeds, args.repeats, name, task), None
     engine = load_engine(args.model, args.engine, threads=args.threads)
-    return engine.name, run_episodes(engine.task, engine.sample, seeds, args.repeats)
+    starts = starts_of(seeds, args.repeats)
+    how = {"batches": engine.batches, "threads": args.threads}
+    if args.ray is not None:
+        results = run_on_ray(args.model, engine.name, starts, args.ray, args.processes, **how)
+    elif (args.processes or 1) > 1:
+        results = run_in_processes(args.model, engine.name, starts, args.processes, **how)
+    else:
+        results = run_engine(engine, starts)
+    return engine.name, results, engine
 
 
 def _table(evaluation: Evaluation) -> Table:

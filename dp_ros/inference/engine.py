@@ -62,11 +62,24 @@ class Engine(Protocol):
                 model takes no prefix, or this one does not fit.
         """
 
+    @property
+    def batches(self) -> bool:
+        """Whether `sample_batch` is faster than as many calls of `sample`."""
+
+    def sample_batch(
+        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Draw (B, horizon, action_dim) for B observations, as `sample` would for each; every array has B in front.
+
+        For evaluation, not for robots. Raises EngineError if an action is not finite.
+        """
+
 
 class CheckedEngine(abc.ABC):
     """Checks around an engine: subclasses only compute."""
 
     name: str
+    batches = False
 
     def __init__(self, manifest: Manifest, task: TaskSpec) -> None:
         self.manifest = manifest
@@ -121,6 +134,13 @@ class CheckedEngine(abc.ABC):
         if not np.isfinite(actions).all():
             raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
         return actions
+
+    def sample_batch(
+        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """See `Engine.sample_batch`."""
+        drawn = [self.sample({k: v[i] for k, v in observation.items()}, one) for i, one in enumerate(noise)]
+        return np.stack(drawn)
 
     def warm_up(self) -> None:
         """Run once on made-up input, so that the first real call is as fast as the others."""

@@ -33,6 +33,7 @@ class TorchEngine(CheckedEngine):
     """
 
     name = "torch"
+    batches = True
 
     def __init__(
         self, policy: DiffusionPolicy, manifest: Manifest, num_inference_steps: int | None = None
@@ -67,11 +68,7 @@ class TorchEngine(CheckedEngine):
     def sample_batch(
         self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Draw for B observations at once, as `sample` would for each; every array has B in front.
-
-        Raises:
-            EngineError: if an action is not finite.
-        """
+        """See `Engine.sample_batch`."""
         actions = sample_batch(self._policy, observation, noise, self._steps)
         if not np.isfinite(actions).all():
             raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")

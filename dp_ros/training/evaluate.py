@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.runtime.controller import InferenceRequest
-from dp_ros.sim.pusht_batch import WIDTH, rollouts
+from dp_ros.sim.pusht_batch import WIDTH, SampleRequests, rollouts
 from dp_ros.sim.pusht_rollout import EpisodeResult, rollout
 from dp_ros.task import TaskSpec
 
@@ -77,14 +77,18 @@ def run_episodes(
     task: TaskSpec, sample: Sample, seeds: Sequence[int], repeats: int = 1
 ) -> Iterator[EpisodeResult]:
     """Run each seed `repeats` times, each time with other sampling noise, in this process."""
+    return run_starts(task, sample, starts_of(seeds, repeats))
+
+
+def run_starts(task: TaskSpec, sample: Sample, starts: Iterable[tuple[int, int]]) -> Iterator[EpisodeResult]:
+    """Run episodes, given by seed and repeat, one after the other."""
     shape = (task.horizon, task.action.dim)
 
     def sample_actions(request: InferenceRequest) -> NDArray[np.float32]:
         return sample(request.window.observations, sampling_noise(request.seed, request.step, shape))
 
-    for seed in seeds:
-        for repeat in range(repeats):
-            yield rollout(task, sample_actions, seed, repeat=repeat)
+    for seed, repeat in starts:
+        yield rollout(task, sample_actions, seed, repeat=repeat)
 
 
 def run_batched(
@@ -109,6 +113,12 @@ def run_batched(
     Yields:
         The episodes as they end, so in another order; `in_order` puts them right.
     """
+    starts = starts_of(seeds, repeats)
+    return rollouts(task, one_call(task, sample_batch), starts, width=width, should_stop=should_stop)
+
+
+def one_call(task: TaskSpec, sample_batch: SampleBatch) -> SampleRequests:
+    """Answers inference requests of several episodes with one call, each with its own noise."""
     shape = (task.horizon, task.action.dim)
 
     def sample_requests(requests: Sequence[InferenceRequest]) -> NDArray[np.float32]:
@@ -117,8 +127,12 @@ def run_batched(
         noise = np.stack([sampling_noise(request.seed, request.step, shape) for request in requests])
         return sample_batch(observation, noise)
 
-    starts = [(seed, repeat) for seed in seeds for repeat in range(repeats)]
-    return rollouts(task, sample_requests, starts, width=width, should_stop=should_stop)
+    return sample_requests
+
+
+def starts_of(seeds: Sequence[int], repeats: int) -> list[tuple[int, int]]:
+    """Seed and repeat of every episode."""
+    return [(seed, repeat) for seed in seeds for repeat in range(repeats)]
 
 
 def in_order(episodes: Iterable[EpisodeResult], seeds: Sequence[int]) -> list[EpisodeResult]:
@@ -127,11 +141,17 @@ def in_order(episodes: Iterable[EpisodeResult], seeds: Sequence[int]) -> list[Ep
     return sorted(episodes, key=lambda one: (place[one.seed], one.repeat))
 
 
-def summarize(episodes: Sequence[EpisodeResult]) -> Evaluation:
-    """Mean, interval and rates of at least one episode."""
+def summarize(episodes: Sequence[EpisodeResult], inference_ms: Sequence[float] | None = None) -> Evaluation:
+    """Mean, interval and rates of at least one episode.
+
+    Args:
+        episodes: what is scored.
+        inference_ms: wall times of single inferences, where the episodes shared theirs; None: the episodes' own.
+    """
     if not episodes:
         raise UserError("no episodes to summarize; give at least one seed")
-    inference_ms = [ms for episode in episodes for ms in episode.inference_ms] or [0.0]
+    if inference_ms is None:
+        inference_ms = [ms for episode in episodes for ms in episode.inference_ms] or [0.0]
     return Evaluation(
         episodes=list(episodes),
         mean_score=float(np.mean([episode.score for episode in episodes])),
