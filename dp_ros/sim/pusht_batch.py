@@ -24,7 +24,8 @@ SampleRequests = Callable[[Sequence[InferenceRequest]], npt.NDArray[np.floating]
 #: Episodes at a time: beyond this a batch of the policies here gains no speed.
 WIDTH = 64
 
-_Running = Generator[InferenceRequest, npt.NDArray[np.floating], EpisodeResult]
+#: What `pusht_rollout.episode` returns.
+Running = Generator[InferenceRequest, npt.NDArray[np.floating], EpisodeResult]
 
 
 def rollouts(
@@ -49,14 +50,28 @@ def rollouts(
     Yields:
         The episodes as they end, so not in the order of `starts`; without `inference_ms`.
     """
+    begun = (episode(task, seed, repeat=repeat, **options) for seed, repeat in starts)
+    return together(begun, sample_requests, width=width, should_stop=should_stop)
+
+
+def together(
+    episodes: Iterable[Running],
+    sample_requests: SampleRequests,
+    *,
+    width: int = WIDTH,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[EpisodeResult]:
+    """Run episodes (`pusht_rollout.episode`), at most `width` at a time; see `rollouts`."""
     if width < 1:
         raise ValueError(f"width: got {width}, expected at least 1")
-    waiting = iter(starts)
-    running: list[tuple[_Running, InferenceRequest]] = []
+    waiting = iter(episodes)
+    running: list[tuple[Running, InferenceRequest]] = []
     while True:
-        while len(running) < width and (start := next(waiting, None)) is not None:
-            begun = episode(task, start[0], repeat=start[1], **options)
-            running.append((begun, next(begun)))
+        while len(running) < width and (begun := next(waiting, None)) is not None:
+            try:
+                running.append((begun, next(begun)))
+            except StopIteration as end:  # over before its first inference
+                yield end.value
         if not running or should_stop():
             return
         actions = sample_requests([request for _, request in running])

@@ -153,13 +153,20 @@ def episode(
     mode: Mode = "replace",
     infer_every: int | None = None,
     latency_ms: float | None = None,
+    world: PushT | None = None,
+    until: Callable[[PushT], bool] = lambda world: False,
 ) -> Generator[InferenceRequest, npt.NDArray[np.floating], EpisodeResult]:
     """One episode that stops at each inference: yields the request, is sent the actions, returns the result.
 
-    For whoever runs many episodes and infers for all of them at once; the arguments are those of `rollout`. The
-    result has no `inference_ms`, which only the caller can know.
+    For whoever runs many episodes and infers for all of them at once. The result has no `inference_ms`, which only
+    the caller can know.
+
+    Args:
+        task, seed, repeat, max_steps, legacy, mode, infer_every, latency_ms: as in `rollout`.
+        world: in which the episode is run, for whoever goes on from where it ends; None: one of its own.
+        until: asked before each step whether the episode ends here.
     """
-    world, robot = PushT(), TrajectoryController(["agent_x", "agent_y"])
+    world, robot = world or PushT(), TrajectoryController(["agent_x", "agent_y"])
     world.reset(seed, legacy=legacy)
     robot.hold(world.agent_pos)
     loop = _loop(task, mode, infer_every, latency_ms)
@@ -188,6 +195,8 @@ def episode(
 
     success, coverage = False, 0.0
     for _ in range(max_steps):
+        if until(world):
+            break
         _add(loop.buffer, task, world, now_ns)
         if pending is not None and pending[0] <= now_ns:
             deliver(*pending)
