@@ -33,6 +33,7 @@ from dp_ros.data.layout import (
     FORMAT_VERSION,
     META_CHUNK_ROWS,
     NO_SEED,
+    TAKEOVER,
     Array,
     chunk_rows,
     recorded_arrays,
@@ -53,25 +54,26 @@ class RecordingError(UserError):
 class EpisodeWriter:
     """Appends episodes to the recording at `path`, which is created if it is not there.
 
-    Use as a context manager, or call `close`; both give up an episode that was not saved.
+    Use as a context manager, or call `close`; both give up an episode that was not saved. With `takeover`, rows
+    also say whether an operator had taken over from a policy (`layout.TAKEOVER`).
 
     Raises:
         RecordingError: if `path` holds a recording of another task or anything else, or another process
             writes to it.
     """
 
-    def __init__(self, path: str | Path, task: TaskSpec) -> None:
+    def __init__(self, path: str | Path, task: TaskSpec, *, takeover: bool = False) -> None:
         self.path = Path(path)
         self.task = task
         self.recovered_steps = 0
         """Rows of an unfinished episode that a killed recorder had left and that were cut off on opening."""
-        self._spec = recorded_arrays(task)
+        self._spec = recorded_arrays(task, takeover)
         self._rows: list[dict[str, Array]] = []  # accepted, not yet in the arrays
         self._written = 0  # rows of the episode in progress that are in the arrays
         self._commit_uncertain = False  # a save was interrupted, perhaps after its last write
         self._lock: int | None = None
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            _create(self.path, task)
+            _create(self.path, task, self._spec)
         buffer = ReplayBuffer.open(self.path)
         self._check_same_task(buffer)
         self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
@@ -297,6 +299,11 @@ class EpisodeWriter:
                 "nothing was written, give another file"
             )
         unequal = set(buffer.keys()) ^ set(self._spec)
+        if unequal == {TAKEOVER}:
+            kinds = "demonstrations, not runs in which an operator may take over"
+            if TAKEOVER in buffer:
+                kinds = "runs in which an operator may take over, not demonstrations"
+            raise RecordingError(f"{self.path}: holds {kinds}; nothing was written, give another file")
         if unequal:
             names = ", ".join(sorted(unequal))
             raise RecordingError(f"{self.path}: damaged, data/ should not lack or have {names}")
@@ -324,7 +331,7 @@ def _open_for_writing(store: DurableStore) -> dict[str, zarr.Array[Any]]:
         return dict(data.arrays())
 
 
-def _create(path: Path, task: TaskSpec) -> None:
+def _create(path: Path, task: TaskSpec, spec: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
     """Make an empty recording elsewhere and move it into place when it is complete."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -334,7 +341,7 @@ def _create(path: Path, task: TaskSpec) -> None:
     try:
         root = zarr.open_group(str(draft), mode="w", zarr_format=2)
         data, meta = root.create_group("data"), root.create_group("meta")
-        for key, (shape, dtype) in recorded_arrays(task).items():
+        for key, (shape, dtype) in spec.items():
             shuffle = numcodecs.Blosc.BITSHUFFLE if dtype.itemsize == 1 else numcodecs.Blosc.SHUFFLE
             data.create_array(
                 key,

@@ -23,6 +23,8 @@ FORMAT = "dp_ros recording"
 FORMAT_VERSION = 1
 ACTION = "action"
 TIMESTAMP = "timestamp"
+#: In recordings of runs: 1 where an operator commanded, 0 where the policy did.
+TAKEOVER = "takeover"
 EPISODE_ENDS = "episode_ends"
 EPISODE_SEED = "episode_seed"
 #: Seed of an episode whose start was not drawn from one, as on a real robot.
@@ -39,13 +41,21 @@ def observation_dtype(spec: ObservationSpec) -> np.dtype[Any]:
     return np.dtype(_IMAGE_DTYPES.get(str(spec.encoding), "|u1") if spec.is_image else "<f4")
 
 
-def recorded_arrays(task: TaskSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape of one row and type of every array under `data/` that a recording of `task` has."""
+def recorded_arrays(
+    task: TaskSpec, takeover: bool = False
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape of one row and type of every array under `data/` that a recording of `task` has.
+
+    With `takeover`, a recording of a policy's runs, in which an operator may have taken over.
+    """
     arrays = {key: (tuple(spec.shape), observation_dtype(spec)) for key, spec in task.observations.items()}
-    if TIMESTAMP in arrays:
-        raise UserError(f"task {task.name}: a stream cannot be called {TIMESTAMP}")
+    for name in (TIMESTAMP, TAKEOVER):
+        if name in arrays:
+            raise UserError(f"task {task.name}: a stream cannot be called {name}")
     arrays[ACTION] = (tuple(task.action.shape), np.dtype("<f4"))
     arrays[TIMESTAMP] = ((), np.dtype("<f8"))
+    if takeover:
+        arrays[TAKEOVER] = ((), np.dtype("|u1"))
     return arrays
 
 
