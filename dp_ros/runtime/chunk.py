@@ -7,20 +7,19 @@ on from what is commanded at its seam, not from what is measured, or the robot j
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from dp_ros.runtime.commanded import HISTORY_NS, Commanded, Steps
 from dp_ros.runtime.planning import Planner
 from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]
 
-#: How long a commanded motion is remembered behind the newest seam.
-HISTORY_NS = 5_000_000_000
 #: A trajectory is at least this long, and a stop goes on standing still for as long: a controller refuses a trajectory
 #: that is over when it arrives, and one that is held up on a busy machine must still count.
 SHORTEST_NS = 1_000_000_000
@@ -134,40 +133,6 @@ class Seam:
         )
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """Values that change at once: those of grippers, and all of them where nothing is blended."""
-
-    times_ns: list[int]
-    values: Floats
-
-    def at(self, time_ns: int) -> Floats | None:
-        index = bisect_right(self.times_ns, time_ns) - 1
-        return None if index < 0 else self.values[index]
-
-    def then(self, other: _Steps) -> _Steps:
-        """These until the first of the others, then those; what is long past is forgotten."""
-        keep = bisect_left(self.times_ns, other.times_ns[0])
-        oldest = min(bisect_left(self.times_ns, other.times_ns[0] - HISTORY_NS), keep)
-        oldest = max(oldest - 1, 0)
-        return _Steps(
-            self.times_ns[oldest:keep] + other.times_ns,
-            np.concatenate([self.values[oldest:keep], other.values]),
-        )
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """Everything commanded at one moment; never changed, only replaced."""
-
-    #: None where nothing is blended.
-    path: QuinticPath | None
-    steps: _Steps
-    dt_ns: int
-    #: Time of the last action of the policy, None if nothing but a hold is commanded.
-    last_action_ns: int | None
-
-
 class ChunkSchedule:
     """What is commanded, by time: chunks joined into one motion that ends at rest.
 
@@ -185,11 +150,20 @@ class ChunkSchedule:
         self._planner = Planner(action) if smooth else None
         self._grippers = list(action.gripper_indices)
         self._quaternion = list(action.quaternion_indices)
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: Commanded | None = None
 
     def clear(self) -> None:
         """Forget everything commanded."""
         self._snapshot = None
+
+    @property
+    def commanded(self) -> Commanded | None:
+        """Everything commanded, for another schedule to `command` in one assignment; None if nothing is."""
+        return self._snapshot
+
+    def command(self, commanded: Commanded | None) -> None:
+        """Command what another schedule of the same action does."""
+        self._snapshot = commanded
 
     def hold(self, position: npt.ArrayLike, time_ns: int) -> None:
         """Command standing still at a position, (dim,), from a time on, and nothing before."""
@@ -197,7 +171,7 @@ class ChunkSchedule:
         path = (
             None if self._planner is None else QuinticPath.at_rest(self._blendable(place[None])[0], time_ns)
         )
-        self._snapshot = _Snapshot(path, _Steps([time_ns], place[None]), 0, None)
+        self._snapshot = Commanded(path, Steps([time_ns], place[None]), 0, None)
 
     def splice(self, chunk: ActionChunk, *, not_before_ns: int | None = None) -> Seam:
         """Command a chunk from its first action on that is not yet committed; what runs goes on until then.
@@ -224,10 +198,10 @@ class ChunkSchedule:
         values = chunk.values if self._planner is None else self._aligned(chunk.values, running)
         index = (seam_ns - chunk.start_ns) // chunk.dt_ns
         grid = chunk.start_ns + chunk.dt_ns * np.arange(len(values), dtype=np.int64)
-        added = _Steps([seam_ns, *grid[index + 1 :].tolist()], values[index:])
+        added = Steps([seam_ns, *grid[index + 1 :].tolist()], values[index:])
         steps = added if old is None else old.steps.then(added)
         if self._planner is None:
-            self._snapshot = _Snapshot(None, steps, chunk.dt_ns, last_ns)
+            self._snapshot = Commanded(None, steps, chunk.dt_ns, last_ns)
             state = MotionState.at_rest(values[index])
             return Seam.between(seam_ns, running or state, state, state)
         waypoints = self._blendable(values)
@@ -236,7 +210,7 @@ class ChunkSchedule:
         path = plan.path
         if old is not None and old.path is not None and old.path.start_ns < seam_ns:
             path = old.path.cut(max(old.path.start_ns, seam_ns - HISTORY_NS), seam_ns).then(path)
-        self._snapshot = _Snapshot(path, steps, chunk.dt_ns, last_ns)
+        self._snapshot = Commanded(path, steps, chunk.dt_ns, last_ns)
         return Seam.between(
             seam_ns, start, path.state_at(seam_ns), plan.chunk_state, plan.blend_s, plan.limited
         )
@@ -278,14 +252,14 @@ class ChunkSchedule:
         snapshot = self._snapshot
         if snapshot is None or (place := snapshot.steps.at(now_ns)) is None:
             return now_ns
-        steps = snapshot.steps.then(_Steps([now_ns], place[None]))
+        steps = snapshot.steps.then(Steps([now_ns], place[None]))
         if self._planner is None or snapshot.path is None:
             self._snapshot = replace(snapshot, steps=steps, last_action_ns=None)
             return now_ns
         stop = self._planner.brake(snapshot.path, now_ns)
         begin_ns = max(snapshot.path.start_ns, now_ns - HISTORY_NS)
         path = snapshot.path.cut(begin_ns, now_ns).then(stop) if begin_ns < now_ns else stop
-        self._snapshot = _Snapshot(path, steps, snapshot.dt_ns, None)
+        self._snapshot = Commanded(path, steps, snapshot.dt_ns, None)
         return stop.end_ns
 
     def points(self, from_ns: int, to_ns: int | None = None) -> TrajectoryPoints | None:
@@ -322,7 +296,7 @@ class ChunkSchedule:
             np.array([state.acceleration for state in states]),
         )
 
-    def _state(self, snapshot: _Snapshot, time_ns: int) -> MotionState | None:
+    def _state(self, snapshot: Commanded, time_ns: int) -> MotionState | None:
         place = snapshot.steps.at(time_ns)
         if place is None or snapshot.path is None:
             return None if place is None else MotionState.at_rest(place)
@@ -380,7 +354,7 @@ def _unit(p: Floats, v: Floats, a: Floats) -> tuple[Floats, Floats, Floats]:
     return u, u1, (a - 2 * r1 * u1 - r2 * u) / r
 
 
-def _outright_points(snapshot: _Snapshot, place: Floats, from_ns: int, to_ns: int | None) -> TrajectoryPoints:
+def _outright_points(snapshot: Commanded, place: Floats, from_ns: int, to_ns: int | None) -> TrajectoryPoints:
     """Steps as trajectory points: velocities by differences, zero at the last."""
     steps = snapshot.steps
     first = bisect_right(steps.times_ns, from_ns)

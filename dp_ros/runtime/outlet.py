@@ -1,21 +1,24 @@
 """The last step before a robot: what is commanded, as setpoints or as a trajectory, each through its gate.
 
-Open from a run's first chunk until the motion has come to rest, closed while nothing may be commanded. Asked from
-two threads: setpoints from the one that sends them, everything else from the one that schedules; what they share is
-replaced in one assignment. Easy to get wrong: after a jump of the clock the schedule is still in the old time, in
-which it must be braked.
+Open from a run's first chunk until the motion has come to rest, closed while nothing may be commanded. Setpoints are
+sent by another process: it has an outlet of its own, which takes over what this one hands over at each change. There
+setpoints are asked for from the thread that sends them, everything else from another; what they share is replaced in
+one assignment. Easy to get wrong: after a jump of the clock the schedule is still in the old time, in which it must
+be braked.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.commanded import Commanded
 from dp_ros.runtime.safety import SetpointGate, gate_points
 from dp_ros.runtime.spline import MotionState, TrajectoryPoints
 from dp_ros.task import ActionSpec
@@ -26,11 +29,34 @@ AFTER_REST_NS = 200_000_000
 
 
 @dataclass(frozen=True)
+class Handover:
+    """What another outlet needs to give out the same setpoints.
+
+    Attributes:
+        opening: number of the opening; 0 while nothing may be commanded.
+        begin_ns: nothing is commanded before.
+        shift_ns: by which the clock has jumped since.
+        end_ns: nothing is commanded after; None: no end.
+        start: (command_dim,) where the robot stood at the opening; None if that was not known.
+        commanded: the motion.
+    """
+
+    opening: int
+    begin_ns: int = 0
+    shift_ns: int = 0
+    end_ns: int | None = None
+    start: Floats | None = None
+    commanded: Commanded | None = None
+
+
+@dataclass(frozen=True)
 class _Port:
     """What the setpoint thread goes by; never changed, only replaced."""
 
+    opening: int
     begin_ns: int
     gate: SetpointGate
+    start: Floats | None
     shift_ns: int = 0
     end_ns: int | None = None
 
@@ -41,6 +67,9 @@ class Outlet:
     Args:
         action: what is commanded.
         schedule: where it is commanded.
+
+    Attributes:
+        on_change: called after each change of what is let out, by the thread that made it.
     """
 
     def __init__(self, action: ActionSpec, schedule: ChunkSchedule) -> None:
@@ -48,6 +77,9 @@ class Outlet:
         self._port: _Port | None = None
         self._counts: Counter[str] = Counter()
         self._reasons: frozenset[str] = frozenset()
+        self._openings = 0
+        self._elsewhere: tuple[Counter[str], frozenset[str]] = (Counter(), frozenset())
+        self.on_change: Callable[[], None] = lambda: None
 
     @property
     def is_open(self) -> bool:
@@ -58,18 +90,52 @@ class Outlet:
         """Let out what is scheduled from a time on; where it is open already, it goes on without an end."""
         if self._port is not None:
             self._port = replace(self._port, end_ns=None)
-            return
-        gate, start = SetpointGate(self._action), self._schedule.commanded_at(from_ns)
+        else:
+            self._openings += 1
+            self._port = self._opened(self._openings, from_ns, self._schedule.commanded_at(from_ns))
+        self.on_change()
+
+    def _opened(self, opening: int, begin_ns: int, start: Floats | None) -> _Port:
+        gate = SetpointGate(self._action)
         if start is not None:
-            gate.hold(start, from_ns)
-        self._port = _Port(from_ns, gate)
+            gate.hold(start, begin_ns)
+        return _Port(opening, begin_ns, gate, start)
 
     def close(self) -> None:
         """Let nothing out from now on."""
-        self._counts, self._port, self._reasons = self.counts(), None, frozenset()
+        self._counts, self._port, self._reasons = self._own_counts(), None, frozenset()
+        self._elsewhere = (self._elsewhere[0], frozenset())
+        self.on_change()
+
+    def hand_over(self) -> Handover:
+        """What is let out, for an outlet elsewhere to `take`."""
+        port = self._port
+        if port is None:
+            return Handover(0)
+        commanded = self._schedule.commanded
+        return Handover(port.opening, port.begin_ns, port.shift_ns, port.end_ns, port.start, commanded)
+
+    def take(self, handover: Handover) -> None:
+        """Let out what another outlet hands over; the gate goes on within an opening."""
+        port = self._port
+        if not handover.opening:
+            self.close()
+            return
+        if port is None or port.opening != handover.opening:
+            self.close()
+            port = self._opened(handover.opening, handover.begin_ns, handover.start)
+        self._schedule.command(handover.commanded)
+        self._port = replace(port, shift_ns=handover.shift_ns, end_ns=handover.end_ns)
+
+    def heard(self, counts: Mapping[str, int], limiting: Collection[str]) -> None:
+        """Take down what the gate of an outlet elsewhere did: its `counts` so far, and its `limiting`."""
+        self._elsewhere = (Counter(dict(counts)), frozenset(limiting))
 
     def counts(self) -> Counter[str]:
         """Setpoints and trajectories that a gate had to change, by reason."""
+        return self._own_counts() + self._elsewhere[0]
+
+    def _own_counts(self) -> Counter[str]:
         port = self._port
         return self._counts + Counter({str(r): n for r, n in port.gate.counts.items()} if port else {})
 
@@ -77,12 +143,15 @@ class Outlet:
     def limiting(self) -> frozenset[str]:
         """Why the last setpoint or trajectory was changed; empty if it was not."""
         port = self._port
-        return self._reasons | (frozenset(map(str, port.gate.reasons)) if port else frozenset())
+        if port is None:
+            return frozenset()
+        return self._reasons | self._elsewhere[1] | frozenset(map(str, port.gate.reasons))
 
     def shift(self, jump_ns: int) -> None:
         """The clock jumped: go on as if it had not."""
         if self._port is not None:
             self._port = replace(self._port, shift_ns=self._port.shift_ns + jump_ns)
+            self.on_change()
 
     def brake(self, from_ns: int, *, end: bool) -> int:
         """Cut what is commanded short by the shortest stop along it.
@@ -101,6 +170,7 @@ class Outlet:
         rest_ns = self._schedule.brake(begin_ns) + port.shift_ns
         if end:
             self._port = replace(port, end_ns=rest_ns + AFTER_REST_NS)
+        self.on_change()
         return rest_ns
 
     def is_moving(self, now_ns: int) -> bool:
