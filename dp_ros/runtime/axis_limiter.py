@@ -4,7 +4,8 @@ A dimension is a triple integrator whose place, speed, acceleration and jerk are
 can be reached within a tick without exceeding them, and leaves room to stop, it is taken as it is. Otherwise the
 motion heads for a velocity: the highest one from which, after this tick, the target can still be met without passing
 it. Easy to get wrong: a state can be within every limit and yet be lost, because it can no longer stop before the
-end; so what must hold is not the limits but that they can be kept from here on (viability).
+end; so what must hold is not the limits but that the fastest stop keeps them from here on (viability). What is left of
+a stop is the fastest one from there, so whoever stops in time stays within the range to the end.
 
 Velocity changes are time-optimal: jerk, hold, jerk back (Biagiotti and Melchiorri, "Trajectory Planning for Automatic
 Machines and Robots", 2008, section 3.4). What can be reached within a tick is Markov's moment problem for a bounded
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from math import inf, sqrt
 
 #: Position, velocity, acceleration of one dimension.
@@ -31,6 +33,8 @@ ROUNDING = 4e-15
 CATCH_UP = 0.7
 #: Evaluations of the search for a velocity.
 SEARCH = 24
+#: How often the way between two ticks is halved to find out whether it stays within the range.
+HALVINGS = 4
 
 
 class Excess(IntEnum):
@@ -62,10 +66,9 @@ class AxisLimiter:
     jerk: float
 
     def keeps(self, state: Point) -> Excess:
-        """The first limit that cannot be kept from a state on."""
-        p, v, a = state
-        edge = SLACK * (self.high - self.low)
-        if self._furthest(p, v, a) > self.high + edge or -self._furthest(-p, -v, -a) < self.low - edge:
+        """The first limit that the fastest stop from a state exceeds."""
+        _, v, a = state
+        if self._beyond(state, SLACK * (self.high - self.low)):
             return Excess.POSITION
         most = self.velocity * (1 + SLACK)
         if abs(v) > most or abs(v + a * abs(a) / (2 * self.jerk)) > most:
@@ -124,6 +127,11 @@ class AxisLimiter:
         """The state after `h` seconds of the fastest change to a velocity."""
         return _changed(start, target, self.acceleration, self.jerk, h)
 
+    def stop_times(self, start: Point) -> tuple[float, float, float]:
+        """Seconds after which the fastest stop from a state changes its jerk, and the last: after which it stands."""
+        _, times = _plan(start[1], start[2], self.acceleration, self.jerk)
+        return times
+
     def stopping_range(self, start: Point) -> tuple[float, float]:
         """Lowest and highest position of the fastest stop from a state, that state's included."""
         p, v, a = start
@@ -136,6 +144,29 @@ class AxisLimiter:
             turn = p + side * time_s * (speed + time_s * (-0.5 * pull + time_s * self.jerk / 6))
             low, high = min(low, turn), max(high, turn)
         return low, high
+
+    def holds_between(self, start: Point, after: Point, h: float) -> bool:
+        """Whether the quintic from one state to another stays within the range."""
+        (p0, v0, a0), (p1, v1, a1) = start, after
+        step, bend = h / 5, h * h / 20
+        # Its Bernstein coefficients, and those of its halves where they are not enough.
+        parts = [
+            [
+                p0,
+                p0 + v0 * step,
+                p0 + 2 * v0 * step + a0 * bend,
+                p1 - 2 * v1 * step + a1 * bend,
+                p1 - v1 * step,
+                p1,
+            ]
+        ]
+        edge = SLACK * (self.high - self.low)
+        for _ in range(HALVINGS):
+            parts = [part for part in parts if min(part) < self.low - edge or max(part) > self.high + edge]
+            if not parts:
+                return True
+            parts = [half for part in parts for half in _halves(part)]
+        return False
 
     def _clipped(self, v: float) -> float:
         return min(max(v, -self.velocity), self.velocity)
@@ -168,39 +199,32 @@ class AxisLimiter:
 
     def _miss(self, start: Point, wanted: Point, target: float, h: float) -> float:
         """By how much a tick towards a velocity is too much: it rises with the velocity, and is 0 at the best."""
-        p, v, a = self.heading(start, target, h)
-        over = self._furthest(p, v, a) - self.high
-        if over > 0:
-            return over
-        under = -self._furthest(-p, -v, -a) - self.low
-        if under < 0:
-            return under
+        after = p, v, a = self.heading(start, target, h)
+        if beyond := self._beyond(after, 0.0):
+            return beyond
         w, b = v - wanted[1], a - wanted[2]
         acceleration = max(self.acceleration - abs(wanted[2]), 0.2 * self.acceleration)
         return p - wanted[0] + _changed((0.0, w, b), 0.0, acceleration, CATCH_UP * self.jerk, inf)[0]
 
-    def _furthest(self, p: float, v: float, a: float) -> float:
-        """The highest position that braking as hard as possible still leads to."""
-        radicand = a * a + 2 * self.jerk * v
-        if radicand <= 0:
-            return p
-        turn, most = sqrt(radicand), max(self.acceleration, -a)
-        ramp = (a + min(turn, most)) / self.jerk
-        if ramp < 0:
-            return p
-        at = p + ramp * (v + ramp * (0.5 * a - ramp * self.jerk / 6))
-        if turn > most:
-            speed = v + ramp * (a - 0.5 * ramp * self.jerk)
-            at += speed * speed / (2 * most)
-        return max(at, p)
+    def _beyond(self, state: Point, edge: float) -> float:
+        """How far beyond the range, by more than an edge, the fastest stop leads: above 0 at its high end."""
+        p, v, a = state
+        # No stop leads further than this: what the acceleration adds to the speed first, and then the braking.
+        speed = abs(v) + a * a / (2 * self.jerk)
+        room = speed * ((abs(a) + self.acceleration) / self.jerk + speed / (2 * self.acceleration))
+        if self.low <= p - room and p + room <= self.high:
+            return 0.0
+        low, high = self.stopping_range(state)
+        if high > self.high + edge:
+            return high - self.high
+        return low - self.low if low < self.low - edge else 0.0
 
 
-def _changed(start: Point, target: float, acceleration: float, jerk: float, time_s: float) -> Point:
-    """The state after a time of the fastest change from a state to a velocity at no acceleration.
+def _plan(w: float, a: float, acceleration: float, jerk: float) -> tuple[float, tuple[float, float, float]]:
+    """The fastest way to lose a velocity: which side it is on, and when jerk, hold and jerk back end.
 
-    With an infinite time: the state at its end. A start beyond `acceleration` goes no further.
+    A start beyond `acceleration` goes no further.
     """
-    p, w, a = start[0], start[1] - target, start[2]
     side = 1.0 if w + a * abs(a) / (2 * jerk) >= 0 else -1.0
     # Seen from that side the velocity is too high: slow down to a peak deceleration, hold it, and let go of it.
     w, a = side * w, side * a
@@ -209,16 +233,38 @@ def _changed(start: Point, target: float, acceleration: float, jerk: float, time
     hold = 0.0
     if peak > most:
         peak, hold = most, (w + a * a / (2 * jerk) - most * most / jerk) / most
-    x, left = 0.0, time_s
-    for j, span in ((-jerk, (a + peak) / jerk), (0.0, hold), (jerk, peak / jerk)):
-        t = min(span, left)
+    first = (a + peak) / jerk
+    return side, (first, first + hold, first + hold + peak / jerk)
+
+
+def _changed(start: Point, target: float, acceleration: float, jerk: float, time_s: float) -> Point:
+    """The state after a time of the fastest change from a state to a velocity at no acceleration.
+
+    With an infinite time: the state at its end.
+    """
+    p, w, a = start[0], start[1] - target, start[2]
+    side, times = _plan(w, a, acceleration, jerk)
+    w, a = side * w, side * a
+    x, begin = 0.0, 0.0
+    for j, end in zip((-jerk, 0.0, jerk), times, strict=True):
+        t = min(end, time_s) - begin
         x += t * (w + t * (0.5 * a + t * j / 6))
         w += t * (a + 0.5 * t * j)
         a += t * j
-        left -= t
-        if left <= 0:
+        if end >= time_s:
             return p + side * x + target * time_s, target + side * w, side * a
+        begin = end
     return p + side * x + (target * time_s if target else 0.0), target, 0.0
+
+
+def _halves(coefficients: list[float]) -> tuple[list[float], list[float]]:
+    """Bernstein coefficients of the halves of a polynomial (de Casteljau)."""
+    left, right, row = [coefficients[0]], [coefficients[-1]], coefficients
+    while len(row) > 1:
+        row = [0.5 * (x + y) for x, y in pairwise(row)]
+        left.append(row[0])
+        right.append(row[-1])
+    return left, right[::-1]
 
 
 def _first_moments(m0: float, m1: float, slack: float) -> bool:

@@ -286,6 +286,8 @@ class ChunkSchedule:
         least_ns = (max(path.end_ns, from_ns) if stops else from_ns) + max(snapshot.dt_ns, SHORTEST_NS)
         if path.end_ns < least_ns:
             path = path.cut(from_ns, least_ns)
+        if not self._grippers and not self._quaternion:
+            return TrajectoryPoints(path.times_ns, path.positions, path.velocities, path.accelerations)
         states = [
             self._given_out(path.knot(i), snapshot.steps.at(t)) for i, t in enumerate(path.times_ns.tolist())
         ]

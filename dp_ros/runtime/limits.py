@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.spline import Bounds
+from dp_ros.runtime.spline import Bounds, QuinticPath
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]
@@ -75,6 +75,12 @@ class MotionLimits:
 
     def hold(self, bounds: Bounds, dims: npt.NDArray[np.intp], slack: float = 1e-9) -> bool:
         """Whether a motion with these bounds keeps the limits, looking at some dimensions only."""
+        return bool(self.hold_each(bounds, dims, slack).all())
+
+    def hold_each(
+        self, bounds: Bounds, dims: npt.NDArray[np.intp], slack: float = 1e-9
+    ) -> npt.NDArray[np.bool_]:
+        """The same for bounds of several motions, (..., dim): (...,)."""
         one = 1.0 + slack
         edge = slack * (self.high - self.low)
         ok = (
@@ -84,7 +90,16 @@ class MotionLimits:
             & (bounds.acceleration <= self.acceleration * one)
             & (bounds.jerk <= self.jerk * one)
         )
-        return bool(ok[dims].all())
+        return np.asarray(ok[..., dims].all(axis=-1))
+
+    def hold_at_knots(self, path: QuinticPath, dims: npt.NDArray[np.intp], slack: float = 1e-9) -> bool:
+        """Whether a path keeps them at its knots: where it does not, its bounds need not be found."""
+        one = 1.0 + slack
+        edge = slack * (self.high - self.low)
+        p, v, a = path.positions, np.abs(path.velocities), np.abs(path.accelerations)
+        ok = (p >= self.low - edge) & (p <= self.high + edge)
+        ok &= (v <= self.velocity * one) & (a <= self.acceleration * one)
+        return bool(ok[:, dims].all())
 
 
 def _given(limits: object, name: str, otherwise: Floats) -> Floats:

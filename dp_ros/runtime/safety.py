@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.limiter import MotionLimiter, Reason
+from dp_ros.runtime.limiter import MotionLimiter, Reason, limiter_for
 from dp_ros.runtime.limits import MotionLimits
 from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.task import ActionSpec
@@ -25,8 +25,8 @@ SHORTEST_TICK_NS = 100_000
 LONGEST_TICK_NS = 250_000_000
 #: Periods of the setpoint rate that a tick may last without that.
 PERIODS = 4
-#: Time between the points of a trajectory that had to be changed.
-POINT_NS = 20_000_000
+#: Times between the points of a trajectory that had to be changed: the first with which it can still be stopped.
+POINT_TICKS_S = (0.02, 0.01, 0.005)
 
 
 class BadAction(RuntimeError):
@@ -190,7 +190,9 @@ def gate_points(action: ActionSpec, points: TrajectoryPoints) -> tuple[Trajector
     """A trajectory that keeps the limits when a controller interpolates it with quintics.
 
     One that keeps them already leaves as it came. Otherwise it is followed as closely as the limits allow, from the
-    state of its first point, with a point every 20 ms, and ends at rest.
+    state of its first point, with a point every 20 ms or less, and ends at rest, after 1000 points of all dimensions
+    together at the latest. From a first point that cannot be stopped before the end of its range with the acceleration
+    limit, it brakes harder: the end of the range wins.
 
     Args:
         action: names and limits.
@@ -216,7 +218,7 @@ def gate_points(action: ActionSpec, points: TrajectoryPoints) -> tuple[Trajector
     at_rest = not (points.velocities[-1].any() or accelerations[-1].any())
     if at_rest and limits.hold(path.bounds(), moving) and limiter.clear(path):
         return points, frozenset()
-    limiter = MotionLimiter(action, limits.planning(POINT_NS / 1e9))
-    path, reasons = limiter.follow(path, path.knot(0), POINT_NS, path.positions[-1])
+    limiter, tick_s = limiter_for(action, limits, path.knot(0), POINT_TICKS_S)
+    path, reasons = limiter.follow(path, path.knot(0), round(tick_s * 1e9), path.positions[-1])
     changed = TrajectoryPoints(path.times_ns, path.positions, path.velocities, path.accelerations)
     return changed, frozenset(reasons)

@@ -58,7 +58,7 @@ class TrajectoryPoints:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a motion stays within, (dim,) each: never less than the true extremes, and close to them."""
+    """What a motion stays within, (..., dim) each: never less than the true extremes, and close to them."""
 
     low: Floats
     high: Floats
@@ -199,13 +199,24 @@ class QuinticPath:
         if not len(self._spans_s):
             zero = np.zeros(self.positions.shape[1])
             return Bounds(self.positions[0], self.positions[0], zero, zero, zero)
+        of = self.pieces()
+        return Bounds(
+            of.low.min(axis=0),
+            of.high.max(axis=0),
+            of.velocity.max(axis=0),
+            of.acceleration.max(axis=0),
+            of.jerk.max(axis=0),
+        )
+
+    def pieces(self) -> Bounds:
+        """What each piece stays within, (n - 1, dim) each; see `bounds`."""
         position, velocity, acceleration, jerk = (self._hull(order) for order in range(4))
         return Bounds(
-            position.min(axis=(0, 1)),
-            position.max(axis=(0, 1)),
-            np.abs(velocity).max(axis=(0, 1)),
-            np.abs(acceleration).max(axis=(0, 1)),
-            np.abs(jerk).max(axis=(0, 1)),
+            position.min(axis=1),
+            position.max(axis=1),
+            np.abs(velocity).max(axis=1),
+            np.abs(acceleration).max(axis=1),
+            np.abs(jerk).max(axis=1),
         )
 
     def ranges(self) -> tuple[Floats, Floats]:
@@ -217,11 +228,14 @@ class QuinticPath:
 
     def _hull(self, order: int) -> Floats:
         """Bernstein coefficients of a derivative on the parts of each piece, (n, PARTS * (6 - order), dim)."""
-        span = self._spans_s[:, None, None]
         powers = np.arange(6)
         factors = np.prod([powers - k for k in range(order)], axis=0) if order else np.ones(6)
-        scaled = self._coefficients * (span ** (powers - order)[None, :, None]) * factors[None, :, None]
-        hull: Floats = _bernstein_parts(6 - order) @ scaled[:, order:]
+        spans = self._spans_s[:, None] ** (powers - order)[None, :]
+        scaled = (self._coefficients * (spans * factors)[:, :, None])[:, order:]
+        pieces, _, dim = scaled.shape
+        # One product for all pieces: many small ones would take ten times as long.
+        flat = _bernstein_parts(6 - order) @ scaled.transpose(1, 0, 2).reshape(6 - order, pieces * dim)
+        hull: Floats = flat.reshape(-1, pieces, dim).transpose(1, 0, 2)
         return hull
 
 

@@ -13,7 +13,7 @@ from dp_ros.runtime.safety import SetpointGate, gate_points
 from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.sim.trajectory_controller import Trajectory, TrajectoryController
 from dp_ros.task import ActionSpec
-from test.runtime.motion_specs import joints, pose
+from test.runtime.motion_specs import assert_smooth, joints, pose, sampled
 
 MS = 1_000_000
 DT = 100 * MS
@@ -45,31 +45,6 @@ def chunk(values: object, start_ns: int = T0) -> ActionChunk:
 def rests_ns(points: TrajectoryPoints) -> int:
     """Since when it stands still."""
     return int(points.times_ns[np.flatnonzero(points.velocities.any(axis=1))[-1] + 1])
-
-
-def sampled(schedule: ChunkSchedule, from_ns: int, to_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    states = [schedule.state_at(t) for t in range(from_ns, to_ns, MS)]
-    known = [state for state in states if state is not None]
-    assert len(known) == len(states)
-    return (
-        np.array([s.position for s in known]),
-        np.array([s.velocity for s in known]),
-        np.array([s.acceleration for s in known]),
-    )
-
-
-def assert_smooth(action: ActionSpec, p: np.ndarray, v: np.ndarray, a: np.ndarray) -> None:
-    """Limits hold at 1 ms, and each derivative is the change of the one before it."""
-    limits, h = MotionLimits.of(action), 1e-3
-    edge = 1e-9 * (limits.high - limits.low)
-    assert (p >= limits.low - edge).all()
-    assert (p <= limits.high + edge).all()
-    assert (np.abs(v) <= limits.velocity * (1 + 1e-9)).all()
-    assert (np.abs(a) <= limits.acceleration * (1 + 1e-9)).all()
-    assert (np.abs(np.diff(a, axis=0)) <= limits.jerk * h * (1 + 1e-6)).all()
-    # Trapezoids: off by at most jerk h^2 / 4 for velocities, jerk h^3 / 12 for positions.
-    assert (np.abs(np.diff(v, axis=0) - (a[1:] + a[:-1]) / 2 * h) <= limits.jerk * h**2 / 4 + 1e-9).all()
-    assert (np.abs(np.diff(p, axis=0) - (v[1:] + v[:-1]) / 2 * h) <= limits.jerk * h**3 / 12 + 1e-12).all()
 
 
 def spliced(action: ActionSpec, plan: list[tuple[int, list[tuple[float, float]], int, int]]) -> ChunkSchedule:
