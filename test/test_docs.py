@@ -12,7 +12,8 @@ import pytest
 from dp_ros.paths import share_dir
 from dp_ros.runtime import stream, supervisor
 from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
-from dp_ros.runtime.limiter import Reason
+from dp_ros.runtime.limiter import HARDER, MOST_TICKS, Reason
+from dp_ros.runtime.planning import COARSE_S, TICK_S
 from dp_ros.runtime.supervisor import Reaction, SafetyOptions, Supervisor
 from dp_ros.task import TaskSpec, load_task
 
@@ -86,6 +87,13 @@ def test_every_option_of_the_supervisor_is_explained_with_its_default() -> None:
             found = re.findall(rf"([\d.]+) s, `{name}`|`{name}` \(([\d.]+) s\)", SAFETY)
             assert found, f"docs/safety.md does not give the default of {name}"
             assert all(float(a or b) == option.default for a, b in found)
+
+
+def test_bounds_of_planning_are_those_of_the_program() -> None:
+    text = " ".join(SAFETY.split())
+    assert f"up to {HARDER[-1]:g} times `limits.acceleration`" in text
+    assert f"for {MOST_TICKS} ticks of all values together (7 joints: {MOST_TICKS // 7} ticks" in text
+    assert f"of {TICK_S * 1e3:g} to {COARSE_S * 1e3:g} ms" in text
 
 
 @pytest.mark.parametrize("name", ROBOT_TASKS)

@@ -130,6 +130,7 @@ class PolicyNode(LifecycleNode):
             first_lead_s=FIRST_LEAD_S,
             execution=execution,
             safety=o.safety,
+            clock=None if o.lockstep else self._now,
         )
         self._pending_ns: int | None = None
         self._verdict, self._inferring = Verdict(), False

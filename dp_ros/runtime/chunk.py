@@ -7,22 +7,21 @@ on from what is commanded at its seam, not from what is measured, or the robot j
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.commanded import HISTORY_NS, Commanded, Steps
+from dp_ros.runtime.commanded import HISTORY_NS, SHORTEST_NS, Commanded, Steps, outright_points
 from dp_ros.runtime.planning import Planner
 from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]
 
-#: A trajectory is at least this long, and a stop goes on standing still for as long: a controller refuses a trajectory
-#: that is over when it arrives, and one that is held up on a busy machine must still count.
-SHORTEST_NS = 1_000_000_000
+#: How often a change is planned whose time has come before its plan is ready.
+TRIES = 3
 #: Length below which four values are no orientation.
 SHORTEST_QUATERNION = 1e-3
 
@@ -173,7 +172,13 @@ class ChunkSchedule:
         )
         self._snapshot = Commanded(path, Steps([time_ns], place[None]), 0, None)
 
-    def splice(self, chunk: ActionChunk, *, not_before_ns: int | None = None) -> Seam:
+    def splice(
+        self,
+        chunk: ActionChunk,
+        *,
+        not_before_ns: int | None = None,
+        ready_ns: Callable[[], int] | None = None,
+    ) -> Seam:
         """Command a chunk from its first action on that is not yet committed; what runs goes on until then.
 
         Position, velocity and acceleration go on across the seam. The offset to the chunk's own motion decays
@@ -183,37 +188,53 @@ class ChunkSchedule:
             chunk: at least one action.
             not_before_ns: what is commanded before this time stays. Actions of the chunk meant for before it
                 shape its motion, but are not commanded.
+            ready_ns: from when on a change that is planned by now can be followed. A seam that has passed when its
+                plan is ready would be a jump: it is planned again from later, and at last not at all. None: time
+                stands still while a plan is made.
 
         Raises:
             ValueError: if the chunk is empty.
         """
         if not len(chunk.values):
             raise ValueError("an empty chunk cannot be commanded")
+        for _ in range(TRIES):
+            begun_ns = 0 if ready_ns is None else ready_ns()
+            seam, commanded = self._spliced(chunk, not_before_ns)
+            late_ns = 0 if ready_ns is None else ready_ns() - seam.time_ns
+            if late_ns <= 0 or not seam.spliced:
+                self._snapshot = commanded
+                return seam
+            ended_ns = seam.time_ns + late_ns
+            not_before_ns = ended_ns + 2 * (ended_ns - begun_ns)
+        return Seam.none(seam.time_ns, chunk.values.shape[1])
+
+    def _spliced(self, chunk: ActionChunk, not_before_ns: int | None) -> tuple[Seam, Commanded | None]:
+        """The seam of a chunk, and what is commanded with it."""
         seam_ns = chunk.start_ns if not_before_ns is None else max(chunk.start_ns, not_before_ns)
         last_ns = chunk.end_ns - chunk.dt_ns
         old = self._snapshot
         running = self._running(seam_ns)
         if seam_ns > last_ns:
-            return Seam.none(seam_ns, chunk.values.shape[1])
+            return Seam.none(seam_ns, chunk.values.shape[1]), old
         values = chunk.values if self._planner is None else self._aligned(chunk.values, running)
         index = (seam_ns - chunk.start_ns) // chunk.dt_ns
         grid = chunk.start_ns + chunk.dt_ns * np.arange(len(values), dtype=np.int64)
         added = Steps([seam_ns, *grid[index + 1 :].tolist()], values[index:])
         steps = added if old is None else old.steps.then(added)
         if self._planner is None:
-            self._snapshot = Commanded(None, steps, chunk.dt_ns, last_ns)
             state = MotionState.at_rest(values[index])
-            return Seam.between(seam_ns, running or state, state, state)
+            changed = Commanded(None, steps, chunk.dt_ns, last_ns)
+            return Seam.between(seam_ns, running or state, state, state), changed
         waypoints = self._blendable(values)
         start = running or MotionState.at_rest(waypoints[index])
         plan = self._planner.approach(start, seam_ns, grid, waypoints)
         path = plan.path
         if old is not None and old.path is not None and old.path.start_ns < seam_ns:
             path = old.path.cut(max(old.path.start_ns, seam_ns - HISTORY_NS), seam_ns).then(path)
-        self._snapshot = Commanded(path, steps, chunk.dt_ns, last_ns)
-        return Seam.between(
+        seam = Seam.between(
             seam_ns, start, path.state_at(seam_ns), plan.chunk_state, plan.blend_s, plan.limited
         )
+        return seam, Commanded(path, steps, chunk.dt_ns, last_ns)
 
     def state_at(self, time_ns: int) -> MotionState | None:
         """What is commanded at a time; None before anything is."""
@@ -243,24 +264,38 @@ class ChunkSchedule:
         states = [state.position for t in times if (state := self._state(snapshot, t)) is not None]
         return np.array(states).reshape(-1, dim)
 
-    def brake(self, now_ns: int) -> int:
+    def brake(self, now_ns: int, *, ready_ns: Callable[[], int] | None = None) -> int:
         """Replace the rest by the shortest stop along it that limits allow.
+
+        Args:
+            now_ns: when it begins.
+            ready_ns: as of `splice`, but a stop is never refused: the last one that is tried is commanded.
 
         Returns:
             When the motion stands still; `now_ns` if it does already.
         """
+        for tried in range(TRIES):
+            begun_ns = 0 if ready_ns is None else ready_ns()
+            rest_ns, commanded = self._braked(now_ns)
+            ended_ns = now_ns if ready_ns is None else ready_ns()
+            if ended_ns <= now_ns or tried == TRIES - 1:
+                break
+            now_ns = ended_ns + 2 * (ended_ns - begun_ns)
+        self._snapshot = commanded
+        return rest_ns
+
+    def _braked(self, now_ns: int) -> tuple[int, Commanded | None]:
+        """When a stop from a time on ends, and what is commanded with it."""
         snapshot = self._snapshot
         if snapshot is None or (place := snapshot.steps.at(now_ns)) is None:
-            return now_ns
+            return now_ns, snapshot
         steps = snapshot.steps.then(Steps([now_ns], place[None]))
         if self._planner is None or snapshot.path is None:
-            self._snapshot = replace(snapshot, steps=steps, last_action_ns=None)
-            return now_ns
+            return now_ns, replace(snapshot, steps=steps, last_action_ns=None)
         stop = self._planner.brake(snapshot.path, now_ns)
         begin_ns = max(snapshot.path.start_ns, now_ns - HISTORY_NS)
         path = snapshot.path.cut(begin_ns, now_ns).then(stop) if begin_ns < now_ns else stop
-        self._snapshot = Commanded(path, steps, snapshot.dt_ns, None)
-        return stop.end_ns
+        return stop.end_ns, Commanded(path, steps, snapshot.dt_ns, None)
 
     def points(self, from_ns: int, to_ns: int | None = None) -> TrajectoryPoints | None:
         """What is commanded from a time on as a trajectory that a controller takes; None if nothing is.
@@ -277,7 +312,7 @@ class ChunkSchedule:
         if snapshot is None or (place := snapshot.steps.at(from_ns)) is None:
             return None
         if snapshot.path is None or self._planner is None:
-            return _outright_points(snapshot, place, from_ns, to_ns)
+            return outright_points(snapshot, place, from_ns, to_ns)
         path = snapshot.path.cut(from_ns, None)
         if to_ns is not None and from_ns <= to_ns < path.end_ns:
             stop = self._planner.brake(path, to_ns)
@@ -354,18 +389,3 @@ def _unit(p: Floats, v: Floats, a: Floats) -> tuple[Floats, Floats, Floats]:
     u1 = (v - r1 * u) / r
     r2 = float(u1 @ v + u @ a)
     return u, u1, (a - 2 * r1 * u1 - r2 * u) / r
-
-
-def _outright_points(snapshot: Commanded, place: Floats, from_ns: int, to_ns: int | None) -> TrajectoryPoints:
-    """Steps as trajectory points: velocities by differences, zero at the last."""
-    steps = snapshot.steps
-    first = bisect_right(steps.times_ns, from_ns)
-    last = len(steps.times_ns) if to_ns is None else max(bisect_right(steps.times_ns, to_ns), first)
-    times = [from_ns, *steps.times_ns[first:last]]
-    positions = np.concatenate([place[None], steps.values[first:last]])
-    if len(times) == 1:
-        times.append(from_ns + max(snapshot.dt_ns, SHORTEST_NS))
-        positions = np.concatenate([positions, positions])
-    velocities = np.gradient(positions, (np.array(times) - from_ns) / 1e9, axis=0)
-    velocities[-1] = 0.0
-    return TrajectoryPoints(np.array(times, dtype=np.int64), positions, velocities, None)

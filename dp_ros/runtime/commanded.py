@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.spline import QuinticPath
+from dp_ros.runtime.spline import QuinticPath, TrajectoryPoints
 
 Floats = npt.NDArray[np.float64]
 
+#: A trajectory is at least this long, and a stop goes on standing still for as long: a controller refuses a trajectory
+#: that is over when it arrives, and one that is held up on a busy machine must still count.
+SHORTEST_NS = 1_000_000_000
 #: How long a commanded motion is remembered behind the newest seam.
 HISTORY_NS = 5_000_000_000
 
@@ -59,3 +62,18 @@ class Commanded:
     steps: Steps
     dt_ns: int
     last_action_ns: int | None
+
+
+def outright_points(snapshot: Commanded, place: Floats, from_ns: int, to_ns: int | None) -> TrajectoryPoints:
+    """Steps as trajectory points: velocities by differences, zero at the last."""
+    steps = snapshot.steps
+    first = bisect_right(steps.times_ns, from_ns)
+    last = len(steps.times_ns) if to_ns is None else max(bisect_right(steps.times_ns, to_ns), first)
+    times = [from_ns, *steps.times_ns[first:last]]
+    positions = np.concatenate([place[None], steps.values[first:last]])
+    if len(times) == 1:
+        times.append(from_ns + max(snapshot.dt_ns, SHORTEST_NS))
+        positions = np.concatenate([positions, positions])
+    velocities = np.gradient(positions, (np.array(times) - from_ns) / 1e9, axis=0)
+    velocities[-1] = 0.0
+    return TrajectoryPoints(np.array(times, dtype=np.int64), positions, velocities, None)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +63,8 @@ class Controller:
         first_lead_s: time that planning and sending are thought to take until `lead` has measured them.
         execution: how chunks follow one another.
         safety: of the supervisor.
+        clock: ROS time, by which a change that was planned for too long is planned again from later; None: planning
+            takes no time.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class Controller:
         first_lead_s: float = 0.0,
         execution: Execution | None = None,
         safety: SafetyOptions | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         self._task, self._immediate = task, immediate
         self.lead = Lead(0.0, 0.0) if immediate else Lead(margin_s, first_lead_s)
+        self._ready_ns = None if clock is None else (lambda: clock() + self.lead.margin_ns)
         self.execution = execution or Execution()
         self.supervisor = Supervisor(safety)
         self._gate = LimitGate(task.action, task.dt_ns / 1e9)
@@ -132,7 +137,7 @@ class Controller:
         """
         if self._immediate or not self.outlet.is_open:
             return None
-        return self.outlet.brake(now_ns + self.lead.stop_ns, end=True)
+        return self.outlet.brake(now_ns + self.lead.stop_ns, end=True, ready_ns=self._ready_ns)
 
     def _rejoin(self, now_ns: int) -> None:
         """Forget what was commanded; go on from where the robot is, at rest, with authority that rises again."""
@@ -293,7 +298,7 @@ class Controller:
         began = not self._held and not self._yielded and not self._immediate and self.outlet.is_open
         self._held = True
         if began:
-            self.outlet.brake(now_ns + self.lead.stop_ns, end=False)
+            self.outlet.brake(now_ns + self.lead.stop_ns, end=False, ready_ns=self._ready_ns)
         return began
 
     def _due_ns(self) -> int:
@@ -401,7 +406,13 @@ class Controller:
             whole = replace(
                 due, start_ns=due.start_ns - len(late) * due.dt_ns, values=np.concatenate([late, values])
             )
-            self.schedule.splice(whole, not_before_ns=seam_ns)
+            seam = self.schedule.splice(whole, not_before_ns=seam_ns, ready_ns=self._ready_ns)
+            on_time = due.without_late(seam.time_ns)
+            self.counts.late_steps += on_time.dropped - due.dropped
+            if not seam.spliced:
+                self._wait_steps = 0
+                return None
+            due = on_time if len(on_time.values) else due
         self._moved, self._absences_seen = True, self._absences()
         self.outlet.open(due.start_ns)
         return due

@@ -32,6 +32,11 @@ class Lead:
         (self._stops if stop else self._chunks).append(min(duration_ns, round(LONGEST_S * 1e9)))
 
     @property
+    def margin_ns(self) -> int:
+        """For the way to the robot."""
+        return self._margin_ns
+
+    @property
     def chunk_ns(self) -> int:
         """How much later than now a new chunk may take over."""
         return self._margin_ns + max(self._chunks)

@@ -153,12 +153,13 @@ class Outlet:
             self._port = replace(self._port, shift_ns=self._port.shift_ns + jump_ns)
             self.on_change()
 
-    def brake(self, from_ns: int, *, end: bool) -> int:
+    def brake(self, from_ns: int, *, end: bool, ready_ns: Callable[[], int] | None = None) -> int:
         """Cut what is commanded short by the shortest stop along it.
 
         Args:
             from_ns: when it begins; until then what is commanded goes on.
             end: whether setpoints end once it stands still.
+            ready_ns: from when on a stop planned by now can be followed, as of `ChunkSchedule.splice`.
 
         Returns:
             When it stands still.
@@ -167,7 +168,8 @@ class Outlet:
         if port is None:
             return from_ns
         begin_ns = max(from_ns - port.shift_ns, port.begin_ns)  # before it nothing is commanded
-        rest_ns = self._schedule.brake(begin_ns) + port.shift_ns
+        ready = None if ready_ns is None else (lambda: ready_ns() - port.shift_ns)
+        rest_ns = self._schedule.brake(begin_ns, ready_ns=ready) + port.shift_ns
         if end:
             self._port = replace(port, end_ns=rest_ns + AFTER_REST_NS)
         self.on_change()

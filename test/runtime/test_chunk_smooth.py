@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp_ros.runtime.chunk import SHORTEST_NS, ActionChunk, ChunkSchedule, Seam
+from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule, Seam
+from dp_ros.runtime.commanded import SHORTEST_NS
 from dp_ros.runtime.limits import MotionLimits
 from dp_ros.runtime.safety import SetpointGate, gate_points
 from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints

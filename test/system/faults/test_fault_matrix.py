@@ -173,10 +173,6 @@ def test_inference_gives_nan(bench: Bench) -> None:
         entry.clear()
 
 
-# Seen: planning takes longer than the 0.3 s by which a change may lie ahead, and the command jumps by 0.02 rad.
-@pytest.mark.xfail(
-    strict=False, reason="a chunk far beyond the limits may be planned too slowly on a busy machine"
-)
 def test_the_model_asks_for_what_is_far_out_of_bounds(bench: Bench) -> None:
     with row(bench, "actions far out of bounds") as entry:
         entry.begin()
@@ -188,8 +184,6 @@ def test_the_model_asks_for_what_is_far_out_of_bounds(bench: Bench) -> None:
         entry.cancel()
 
 
-# Seen: the brake ends 0.01 rad beyond the range that the motion would have kept.
-@pytest.mark.xfail(strict=False, reason="a brake right before the end of a joint's range may overshoot it")
 def test_it_brakes_while_it_moves_as_fast_as_its_limits_allow(bench: Bench) -> None:
     with row(bench, "emergency stop at the limits") as entry:
         entry.begin()
