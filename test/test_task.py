@@ -208,7 +208,15 @@ STATE_MISTAKES: list[tuple[Change, list[str]]] = [
     ),
     (
         lambda t: t["action"].update(output="setpoint"),
-        ["action.type", "Float64MultiArray", "for output setpoint"],
+        ["action.type", "Float64MultiArray", "for output setpoint, or output: trajectory, which takes"],
+    ),
+    (
+        lambda t: t["action"].update(output="setpoint", type="sensor_msgs/msg/JointStates"),
+        ["action.type", "did you mean sensor_msgs/msg/JointState?"],
+    ),
+    (
+        lambda t: t["action"].update(type="Float64MultiArray"),
+        ["for output trajectory, or output: setpoint, which takes std_msgs/msg/Float64MultiArray"],
     ),
     (lambda t: t["action"].update(rate_hz=100), ["action.rate_hz", "100", "a trajectory has points"]),
     (lambda t: t["action"].update(command="velocity"), ["action.command", "position: trajectory_msgs"]),
@@ -263,6 +271,16 @@ def test_a_mistake_is_named_with_file_key_given_and_allowed(
     assert str(error.value).startswith("robot.yaml: ")
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given", ["trajectory_msgs/msg/JointTrajectory", "control_msgs/msg/JointTrajectory", "gripper"]
+)
+def test_no_type_is_suggested_that_is_not_meant(state: dict[str, Any], given: str) -> None:
+    state["action"].update(output="setpoint", type=given)
+    with pytest.raises(TaskError) as error:
+        TaskSpec.from_dict(state, source="robot.yaml")
+    assert "did you mean" not in str(error.value)
 
 
 IMAGE_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [

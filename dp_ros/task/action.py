@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dp_ros.task.problems import TOPIC, Strict, check_names, fail
+from dp_ros.task.problems import TOPIC, Strict, check_names, fail, nearest
 
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 ARRAY = "std_msgs/msg/Float64MultiArray"
@@ -187,7 +187,14 @@ class ActionSpec(Strict):
     def _check_output(self) -> None:
         types = OUTPUT_TYPES[self.output]
         if self.type not in types:
-            fail("type", self.type, f"one of {', '.join(types)} for output {self.output}", list(types))
+            allowed = f"one of {', '.join(types)} for output {self.output}"
+            meant = nearest(self.type, [name for group in OUTPUT_TYPES.values() for name in group])
+            if meant in types:
+                fail("type", self.type, allowed, list(types))
+            for output, group in OUTPUT_TYPES.items():
+                if meant in group:
+                    allowed += f", or output: {output}, which takes {meant}"
+            fail("type", self.type, allowed)
         if self.output == "setpoint" and self.rate_hz is None:
             fail("rate_hz", None, "the rate at which the controller takes setpoints, e.g. 100")
         if self.output == "trajectory" and self.rate_hz is not None:

@@ -67,7 +67,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> list[str]:
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, KeyProblem):
             key = ".".join([*where, cause.key])
-            hint = _nearest(str(cause.given), cause.known or [])
+            hint = _hint(str(cause.given), cause.known or [])
             given_text = "nothing" if cause.given is None or cause.given == [] else show(cause.given)
             lines.append(f"{key}: got {given_text}, expected {cause.allowed}{hint}")
         elif kind == "missing":
@@ -77,7 +77,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> list[str]:
         elif kind == "extra_forbidden":
             model = _model(root, problem["loc"][:-1])
             known = list(model.model_fields) if model is not None else []
-            hint = _nearest(where[-1], known)
+            hint = _hint(where[-1], known)
             lines.append(f"{'.'.join(where)}: unknown key, expected one of {', '.join(known)}{hint}")
         else:
             info = _field(root, problem["loc"])
@@ -117,9 +117,16 @@ def _strip_optional(annotation: Any) -> Any:
     return annotation
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {match[0]}?" if match else ""
+def nearest(word: str, known: list[str]) -> str | None:
+    """The known name that a word is thought to mean: also one of which it is the last part, as of a message type."""
+    last = [name for name in known if name.rpartition("/")[2] == word.rpartition("/")[2]]
+    close = last if len(last) == 1 else difflib.get_close_matches(word, known, n=1)
+    return close[0] if close else None
+
+
+def _hint(word: str, known: list[str]) -> str:
+    match = nearest(word, known)
+    return f"; did you mean {match}?" if match is not None else ""
 
 
 def show(value: Any) -> str:
