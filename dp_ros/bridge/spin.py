@@ -18,6 +18,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from dp_ros.bridge.clock import ignore_negative_clock
 from dp_ros.errors import UserError
 
 #: How soon a signal is noticed: the executor waits in C, where Python handles none.
@@ -48,6 +49,7 @@ def run_node(
     for number in (signal.SIGINT, signal.SIGTERM):
         # At a terminal `ros2 launch` passes Ctrl-C on, so that it arrives twice.
         signal.signal(number, lambda *_: told.set())
+    ignore_negative_clock()
     node = None
     try:
         node = make_node()
@@ -70,4 +72,7 @@ def run_node(
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        if told.is_set():
+            # The second SIGINT may come while the interpreter ends, which gives it back its default: to die of it.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     return 0

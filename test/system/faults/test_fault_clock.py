@@ -61,6 +61,20 @@ def test_the_clock_leaps(bench: Bench) -> None:
         entry.counts("CLOCK_JUMP")
 
 
+def test_the_clock_is_before_the_beginning_of_time(bench: Bench) -> None:
+    """Of which rclpy's own subscription to /clock would die, and the node with it."""
+    with row(bench, "clock negative", clock_jumps=True) as entry:
+        entry.begin()
+        entry.fault(clock_jump_s=-5000.0)
+        entry.stands_still(STILL_S)
+        entry.ends("CLOCK_STOPPED", "is the simulation alive?", within_s=END_S)
+        entry.counts("CLOCK_STOPPED")
+        bench.set(clock_jump_s=5000.0)
+    with row(bench, "clock positive again") as entry:
+        entry.begin()
+        entry.cancel()
+
+
 def test_the_simulation_is_killed_and_started_again(bench: Bench) -> None:
     try:
         with row(bench, "simulation killed", clock_jumps=True) as entry:
