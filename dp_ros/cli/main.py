@@ -1,8 +1,8 @@
 """Entry of the `dp-ros` command: picks the verb's module and runs it.
 
-Each verb is a module of this package with `add_arguments(parser)` and `run(args) -> int`. Only the
-chosen one is imported, so that `dp-ros --help` starts at once and no verb pays for the libraries of
-another; the one-line summaries are therefore kept here, in `VERBS`.
+Each verb is a module of this package with `add_arguments(parser)` and `run(args) -> int`; `INTERMIXED = True` in
+it allows positional arguments between options. Only the chosen one is imported, so that `dp-ros --help` starts at
+once and no verb pays for the libraries of another; the one-line summaries are therefore kept here, in `VERBS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ VERBS: dict[str, str] = {
     "task": "check a task file and show what it says",
     "calibrate": "estimate latencies of streams and of the robot from a recorded motion",
     "collect": "record demonstrations of the scripted expert",
-    "train": "train a diffusion policy on recorded episodes",
+    "train": "train a policy on recorded episodes",
+    "report": "show what became of a training run: table, curves, failed episodes",
     "export": "make a model folder (ONNX, safetensors, manifest) from a training run",
     "eval": "score a model on the simulated robot, in process or over ROS",
     "bench": "measure the runtime: punctuality, latency, seams, scores under delay",
@@ -78,7 +79,9 @@ def _run(verb: str, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"dp-ros {verb}", description=module.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
-    status: int = module.run(parser.parse_args(arguments))
+    intermixed = getattr(module, "INTERMIXED", False)
+    parse = parser.parse_intermixed_args if intermixed else parser.parse_args
+    status: int = module.run(parse(arguments))
     return status
 
 
@@ -87,7 +90,7 @@ def _missing(module: str, verb_module: str) -> str:
     top = module.split(".")[0]
     if module == verb_module:
         return "is not part of this installation"
-    if top in ("torch", "diffusers", "onnx", "onnxscript", "safetensors", "tensorboard"):
+    if top in ("torch", "accelerate", "diffusers", "onnx", "onnxscript", "safetensors", "tensorboard"):
         return f"{top} is not installed; training needs it: `make setup-dev` or `pip install -e '.[train]'`"
     if top == "rclpy" or module in ("dp_ros.msg", "dp_ros.srv", "dp_ros.action"):
         return f"there is no {module}: run `make setup` and `source ./env.sh`, or source your workspace"

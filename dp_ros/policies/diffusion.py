@@ -26,11 +26,12 @@ from dp_ros.errors import UserError
 from dp_ros.inference.manifest import NetworkSpec
 from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
+from dp_ros.policies.policy import Batch, Draw, Policy
 from dp_ros.policies.unet1d import ConditionalUnet1d
 from dp_ros.task import TaskSpec
 
 
-class DiffusionPolicy(nn.Module):
+class DiffusionPolicy(Policy):
     """Policy for tasks whose observations are vectors.
 
     Args:
@@ -107,7 +108,14 @@ class DiffusionPolicy(nn.Module):
         ]
         return torch.cat(parts, dim=-1).flatten(1)
 
-    def loss(
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """Mean squared error of the prediction at noise and noise levels that are drawn."""
+        noise = draw.normal(len(batch), *self.noise_shape).to(batch.actions.device)
+        level = draw.integers(self.sampler.train_steps, len(batch)).to(batch.actions.device)
+        known = None if batch.known is None else batch.known.to(batch.actions.device)
+        return self.prediction_loss(batch.observation, batch.actions, noise, level, known, batch.known_noise)
+
+    def prediction_loss(
         self,
         observation: Mapping[str, Tensor],
         actions: Tensor,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dp_ros.errors import UserError
-from dp_ros.policies.diffusion import DiffusionPolicy
+from dp_ros.policies.policy import Policy
+from dp_ros.task import TaskSpec
 from dp_ros.training.ema import WeightAverage
+
+CHECKPOINTS = "checkpoints"
+_NAME = re.compile(r"step_(?P<step>\d+)_(?P<kind>score|val_loss)_(?P<value>[\d.]+)\.safetensors")
 
 
 @dataclass
@@ -30,9 +35,9 @@ class Progress:
     """Where a run is.
 
     Attributes:
-        step: optimiser steps done. best_merit: merit of the best evaluation so far (mean score, or minus the
-        validation loss), None before one. best_step: step of that evaluation. wall_time_s: time spent
-        training, over all resumptions.
+        step: optimiser steps done. evaluated_step: step of the last evaluation. best_merit: merit of the best
+        evaluation so far (mean score, or minus the validation loss), None before one. best_step: step of that
+        evaluation. wall_time_s: time spent training, over all resumptions.
     """
 
     step: int = 0
@@ -44,7 +49,7 @@ class Progress:
 
 def save_checkpoint(
     path: Path,
-    policy: DiffusionPolicy,
+    policy: Policy,
     average: WeightAverage,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
@@ -54,23 +59,55 @@ def save_checkpoint(
     tensors |= {f"average/{key}": value for key, value in average.policy.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in moments.items()}
-    _write(path, tensors, progress)
+    _write(path, tensors, progress, policy.task)
 
 
 def save_weights(path: Path, average: WeightAverage, progress: Progress) -> None:
     """Write the averaged weights alone."""
-    _write(path, {f"average/{key}": value for key, value in average.policy.state_dict().items()}, progress)
+    tensors = {f"average/{key}": value for key, value in average.policy.state_dict().items()}
+    _write(path, tensors, progress, average.policy.task)
+
+
+def keep_among_best(run: Path, average: WeightAverage, progress: Progress, merit: float, keep: int) -> None:
+    """Write the averaged weights to checkpoints/ and remove all but the best `keep` there; of equals the later stay.
+
+    The name says the step and the score, or the validation loss where there is no score.
+    """
+    if keep == 0:
+        return
+    folder = run / CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    value = f"score_{merit:.4f}" if merit >= 0 else f"val_loss_{-merit:.5f}"
+    save_weights(folder / f"step_{progress.step:07d}_{value}.safetensors", average, progress)
+    for path in kept_checkpoints(run)[keep:]:
+        path.unlink()
+
+
+def kept_checkpoints(run: Path) -> list[Path]:
+    """Checkpoints of the best evaluations that were kept, best first."""
+    found = [
+        (match, path)
+        for path in (run / CHECKPOINTS).glob("*.safetensors")
+        if (match := _NAME.match(path.name))
+    ]
+
+    def place(item: tuple[re.Match[str], Path]) -> tuple[float, int]:
+        match, _ = item
+        value = float(match["value"])
+        return (value if match["kind"] == "score" else -value, int(match["step"]))
+
+    return [path for _, path in sorted(found, key=place, reverse=True)]
 
 
 def load_checkpoint(
-    path: Path, policy: DiffusionPolicy, average: WeightAverage, optimizer: torch.optim.Optimizer
+    path: Path, policy: Policy, average: WeightAverage, optimizer: torch.optim.Optimizer
 ) -> Progress:
     """Put a run back into the state that was saved; returns where it was.
 
     Raises:
-        UserError: if the file is missing, damaged, or of another network.
+        UserError: if the file is missing, damaged, of another task or of another network.
     """
-    tensors, progress = _read(path)
+    tensors, progress = _read(path, policy.task)
     groups = _by_first_part(tensors)
     try:
         policy.load_state_dict(groups["policy"])
@@ -85,18 +122,18 @@ def load_checkpoint(
     return progress
 
 
-def load_weights(path: Path, policy: DiffusionPolicy, *, as_start: bool = False) -> Progress:
+def load_weights(path: Path, policy: Policy, *, as_start: bool = False) -> Progress:
     """Load the averaged weights of a checkpoint into `policy`; returns where the run was.
 
     Args:
         path: the checkpoint.
         policy: what they are loaded into.
-        as_start: take those of a network without a mask channel too (`DiffusionPolicy.start_from`).
+        as_start: take those of a network without a mask channel too (`Policy.start_from`).
 
     Raises:
-        UserError: if the file is missing, damaged, or of another network.
+        UserError: if the file is missing, damaged, of another task or of another network.
     """
-    tensors, progress = _read(path)
+    tensors, progress = _read(path, policy.task)
     weights = _by_first_part(tensors).get("average", {})
     try:
         policy.start_from(weights) if as_start else policy.load_state_dict(weights)
@@ -112,17 +149,27 @@ def write_atomically(path: Path, text: str) -> None:
     _put_in_place(part, path)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], progress: Progress) -> None:
+def _write(path: Path, tensors: dict[str, Tensor], progress: Progress, task: TaskSpec) -> None:
     part = path.with_name(f".{path.name}.part")
-    metadata = {"progress": json.dumps(dataclasses.asdict(progress))}
+    metadata = {
+        "progress": json.dumps(dataclasses.asdict(progress)),
+        "task": task.name,
+        "task_digest": task.digest(),
+    }
     save_file({key: value.contiguous() for key, value in tensors.items()}, part, metadata)
     _put_in_place(part, path)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
+def _read(path: Path, task: TaskSpec) -> tuple[dict[str, Tensor], Progress]:
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads((file.metadata() or {})["progress"]))
+            metadata = file.metadata() or {}
+            if metadata.get("task_digest", task.digest()) != task.digest():  # older files do not say
+                raise UserError(
+                    f"{path}: is a checkpoint for another task ({metadata.get('task')}, or another version of it) than "
+                    f"{task.name} of this run; put the run's own file back, or start a new run"
+                )
+            progress = Progress(**json.loads(metadata["progress"]))
             return {key: file.get_tensor(key) for key in file.keys()}, progress  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path}: is not there; the run has no such checkpoint yet") from None

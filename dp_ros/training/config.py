@@ -2,24 +2,28 @@
 
 Values of the command line replace those of the file; what was resolved is stored with the run, so that a
 resumed run cannot differ from the one that was started. Easy to get wrong: the learning rate ends at zero at
-`steps`, so a run cannot be lengthened afterwards.
+`steps`, so a run cannot be lengthened afterwards; and a step takes `batch_size` samples for each process and each
+of the `accumulate` parts, so that both enlarge the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import NetworkSpec, explain
+from dp_ros.inference.manifest import NetworkSpec
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.paths import share_dir
+from dp_ros.training.overrides import apply_overrides, explain_values
 
 DEFAULT_CONFIG = "diffusion_unet_state"
+#: Start states that results are reported on: no checkpoint may be chosen by them.
+REPORTED_SEEDS = range(100000, 100050)
 
 
 class OptimizationSpec(BaseModel):
@@ -43,6 +47,12 @@ class OptimizationSpec(BaseModel):
     eval_every: int = Field(ge=1)
     eval_episodes: int = Field(ge=0)
     eval_first_seed: int = Field(ge=0)
+    eval_train_episodes: int = Field(default=0, ge=0)
+    accumulate: int = Field(default=1, ge=1)
+    device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    keep_best: int = Field(default=0, ge=0)
+    logger: Literal["tensorboard", "wandb", "wandb_offline", "none"] = "tensorboard"
     prefix_share: float = Field(default=0.5, ge=0, le=1)
     prefix_noise: float = Field(default=0.0, ge=0, lt=1)
 
@@ -50,6 +60,12 @@ class OptimizationSpec(BaseModel):
     def _consistent(self) -> OptimizationSpec:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: got {list(self.betas)}, expected two numbers from 0 to below 1")
+        first, last = self.eval_first_seed, self.eval_first_seed + self.eval_episodes - 1
+        if first <= REPORTED_SEEDS[-1] and last >= REPORTED_SEEDS[0]:
+            raise ValueError(
+                f"eval_first_seed: got {first}, so that start states {first} to {last} choose the checkpoint; results "
+                f"are reported on {REPORTED_SEEDS[0]} to {REPORTED_SEEDS[-1]}, choose others, such as 200000"
+            )
         return self
 
 
@@ -90,24 +106,16 @@ def load_config(
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or not all(isinstance(part, dict) for part in data.values()):
         raise UserError(f"{path}: expected the sections {', '.join(TrainingConfig.model_fields)}")
-    return _validated(_replaced(data, overrides or {}), str(path))
+    return _validated(apply_overrides(TrainingConfig, data, overrides or {}), str(path))
 
 
 def with_overrides(config: TrainingConfig, overrides: Mapping[str, Any]) -> TrainingConfig:
     """`config` with values replaced by dotted key. Raises UserError for one that is not allowed."""
-    return _validated(_replaced(config.model_dump(mode="json"), overrides), "recipe")
-
-
-def _replaced(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    data = {section: dict(values) for section, values in data.items()}
-    for key, value in overrides.items():
-        section, name = key.split(".")
-        data.setdefault(section, {})[name] = value
-    return data
+    return _validated(apply_overrides(TrainingConfig, config.model_dump(mode="json"), overrides), "recipe")
 
 
 def _validated(data: dict[str, Any], source: str) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "\n  ".join(explain(error))) from None
+        raise UserError(f"{source}: " + "\n  ".join(explain_values(error, TrainingConfig, data))) from None

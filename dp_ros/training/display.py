@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar on a terminal, lines in a log file.
+"""What a person sees of a training run: a bar on a terminal, lines elsewhere and in the run's train.log.
 
 Easy to get wrong: the rate is that of this process; a resumed run counts only its own steps.
 """
@@ -6,6 +6,9 @@ Easy to get wrong: the rate is that of this process; a resumed run counts only i
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,14 +26,24 @@ class TrainingDisplay:
 
     Args:
         console: where.
-        spec: for the number of steps and the batch size.
+        spec: for the number of steps.
         step: where the run starts from.
+        samples_per_step: of a step.
+        log: file that the lines are added to, too; None for none.
     """
 
-    def __init__(self, console: Console, spec: OptimizationSpec, step: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        spec: OptimizationSpec,
+        step: int,
+        samples_per_step: int,
+        log: Path | None = None,
+    ) -> None:
         self.mean_loss = float("nan")
         """Mean loss of the last full stretch of steps."""
         self._console, self._spec, self._step = console, spec, step
+        self._per_step, self._log = samples_per_step, log
         self._losses: list[float] = []
         self._first_step, self._started_s = step, time.monotonic()
         self._bar = Progress(
@@ -62,24 +75,28 @@ class TrainingDisplay:
         self.mean_loss = sum(self._losses) / len(self._losses)
         self._losses.clear()
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
-        samples_per_s = (self._step - self._first_step) * self._spec.batch_size / elapsed_s
+        samples_per_s = (self._step - self._first_step) * self._per_step / elapsed_s
         loss_text, rate_text, speed = f"{self.mean_loss:.4f}", f"{rate:.1e}", f"{samples_per_s:.0f} samples/s"
         self._bar.update(self._task, completed=self._step, loss=loss_text, rate=rate_text, speed=speed)
-        if not self._console.is_terminal and self._step % _LINE_EVERY == 0:
-            left_s = (self._spec.steps - self._step) * self._spec.batch_size / samples_per_s
-            self._console.print(
+        if self._step % _LINE_EVERY == 0:
+            left_s = (self._spec.steps - self._step) * self._per_step / samples_per_s
+            line = (
                 f"step {self._step}/{self._spec.steps}  loss {loss_text}  lr {rate_text}  {speed}  "
-                f"{left_s / 60:.1f} min left",
-                highlight=False,
-                soft_wrap=True,
+                f"{left_s / 60:.1f} min left"
             )
+            self.say(line, show=not self._console.is_terminal)
         return True
 
-    def evaluated(self, step: int, metrics: dict[str, float], is_best: bool) -> None:
-        """Show the result of an evaluation."""
-        values = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
-        self._console.print(
-            f"step {step}: {values or 'nothing to evaluate on'}{'  (best so far)' if is_best else ''}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    def evaluated(self, step: int, metrics: Mapping[str, float], is_best: bool) -> None:
+        """Show the result of an evaluation: all but the single start states."""
+        shown = {name: value for name, value in metrics.items() if "sim_max_reward" not in name}
+        values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        self.say(f"step {step}: {values or 'nothing to evaluate on'}{'  (best so far)' if is_best else ''}")
+
+    def say(self, line: str, *, show: bool = True) -> None:
+        """A line for the log and, unless the bar says the same, for the console."""
+        if show:
+            self._console.print(line, highlight=False, soft_wrap=True)
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")

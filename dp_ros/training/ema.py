@@ -11,7 +11,7 @@ import copy
 
 import torch
 
-from dp_ros.policies.diffusion import DiffusionPolicy
+from dp_ros.policies.policy import Policy
 
 
 class WeightAverage:
@@ -23,7 +23,7 @@ class WeightAverage:
         max_decay: where it ends.
     """
 
-    def __init__(self, policy: DiffusionPolicy, power: float, max_decay: float) -> None:
+    def __init__(self, policy: Policy, power: float, max_decay: float) -> None:
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
         self._power, self._max_decay = power, max_decay
 
@@ -32,7 +32,7 @@ class WeightAverage:
         return min(self._max_decay, 1.0 - (1.0 + step) ** -self._power)
 
     @torch.no_grad()
-    def update(self, policy: DiffusionPolicy, step: int) -> None:
+    def update(self, policy: Policy, step: int) -> None:
         """Move the average towards `policy` after optimiser step `step`, counted from 1."""
         old: list[torch.Tensor] = list(self.policy.parameters())
         new: list[torch.Tensor] = list(policy.parameters())

@@ -1,11 +1,17 @@
 """The folder of a training run: what was started, its checkpoints, its logs.
 
-    run.json            task, recipe, data and its hash, normalisation, versions
+    run.json            task, recipe, data and its hash, normalisation, versions of the code and of libraries
+    config.yaml         the recipe alone, with all that was overridden; `--config` takes it
     last.safetensors    everything needed to go on
     best.safetensors    averaged weights of the best evaluation
-    tensorboard/        `tensorboard --logdir RUN`
+    checkpoints/        averaged weights of the best few, with step and score in the name
+    evaluations/        what the simulated episodes of each evaluation looked like
+    metrics.jsonl       everything measured, a line at a time; train.log is what was printed
+    tensorboard/        `tensorboard --logdir RUN`, or wandb/
+    report.html         `dp-ros report RUN`
 
-Easy to get wrong: a resumed run takes task and recipe from `run.json`, not from the files they came from.
+Easy to get wrong: a resumed run takes task and recipe from `run.json`, not from the files they came from, nor from
+`config.yaml`.
 """
 
 from __future__ import annotations
@@ -14,10 +20,12 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dp_ros import __version__
@@ -30,11 +38,15 @@ from dp_ros.training.checkpoint import write_atomically
 from dp_ros.training.config import TrainingConfig
 
 RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
 LAST = "last.safetensors"
 BEST = "best.safetensors"
-TENSORBOARD = "tensorboard"
+REPORT = "report.html"
+LOG = "train.log"
+#: What may differ between a run and its resumption, because it changes nothing that is learnt.
+_MAY_CHANGE = ("training.device", "training.logger")
 _VERSION = 1
-_LIBRARIES = ("torch", "diffusers", "numpy", "zarr", "pymunk", "shapely")
+_LIBRARIES = ("torch", "accelerate", "diffusers", "numpy", "zarr", "pymunk", "shapely")
 
 
 class RunRecord(BaseModel):
@@ -54,6 +66,14 @@ class RunRecord(BaseModel):
     git_commit: str | None
     started_from: str | None = None
     """Which run's weights it began with; None: random ones."""
+    processes: int = 1
+    """How many processes made it, each with its own part of a batch."""
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that an optimiser step sees."""
+        spec = self.config.training
+        return spec.batch_size * spec.accumulate * self.processes
 
     @classmethod
     def of(
@@ -64,6 +84,7 @@ class RunRecord(BaseModel):
         statistics: dict[str, dict[str, list[float]]],
         config: TrainingConfig,
         started_from: str | None = None,
+        processes: int = 1,
     ) -> RunRecord:
         """Record of a run that starts now, with this software."""
         return cls(
@@ -78,6 +99,7 @@ class RunRecord(BaseModel):
             versions=_versions(),
             git_commit=_git_commit(),
             started_from=started_from,
+            processes=processes,
         )
 
     def task_spec(self, run: str | Path) -> TaskSpec:
@@ -92,7 +114,12 @@ class RunRecord(BaseModel):
                 f"{given.data_digest[:12]}...); give the recording it was started with, or start a new run"
             )
         old, new = _flat(self.config.model_dump(mode="json")), _flat(given.config.model_dump(mode="json"))
-        changed = [f"{key} {old[key]} (given {new[key]})" for key in old if old[key] != new[key]]
+        old["processes"], new["processes"] = self.processes, given.processes
+        changed = [
+            f"{key} {old[key]} (given {new[key]})"
+            for key in old
+            if old[key] != new[key] and key not in _MAY_CHANGE
+        ]
         if changed:
             raise UserError(
                 f"{run}: was started with {', '.join(changed)}; a run is resumed as it was started. "
@@ -111,7 +138,14 @@ def create_run(run: Path, record: RunRecord) -> None:
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run}: is there and is not a run; give another --out")
     run.mkdir(parents=True, exist_ok=True)
+    recipe = yaml.safe_dump(record.config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+    write_atomically(run / CONFIG_FILE, recipe)
     write_atomically(run / RUN_FILE, json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
+
+
+def dated_run(task: TaskSpec, recipe: str, now: datetime) -> Path:
+    """Folder of a run that was given none: runs/DATE/TIME_TASK_RECIPE."""
+    return Path("runs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}_{task.name}_{Path(recipe).stem}"
 
 
 def open_run(run: Path) -> RunRecord:

@@ -1,8 +1,9 @@
 """The training loop, in the order in which it runs.
 
-Every random number is a function of the seed and the step, so a run that was killed and resumed is equal, bit
-for bit, to one that was not, and an evaluation in between changes nothing. Easy to get wrong: the loss says
-little about a diffusion policy; the score in simulation does, and it is taken from the averaged weights.
+Every random number is a function of the seed, the step and the sample, so a run that was killed and resumed is equal,
+bit for bit on a CPU, to one that was not, an evaluation in between changes nothing, and a batch that is cut in parts
+or over processes is the same batch. Easy to get wrong: the loss says little about a diffusion policy; the score in
+simulation does, and it is taken from the averaged weights.
 """
 
 from __future__ import annotations
@@ -19,25 +20,42 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from dp_ros.data.windows import Demonstrations, Windows, cut_windows, load_demonstrations, split_episodes
+from dp_ros.data.layout import NO_SEED
+from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.data.windows import Demonstrations, cut_windows, load_demonstrations, split_episodes
 from dp_ros.errors import UserError
-from dp_ros.policies.diffusion import DiffusionPolicy, check_supported
+from dp_ros.policies.build import build_policy, check_supported
 from dp_ros.policies.normalizer import min_max
+from dp_ros.policies.policy import Batch, Draw, Policy
+from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
-from dp_ros.training.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights
+from dp_ros.training.batches import Batches, Part, Samples
+from dp_ros.training.checkpoint import (
+    Progress,
+    keep_among_best,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
 from dp_ros.training.config import OptimizationSpec, TrainingConfig
 from dp_ros.training.display import TrainingDisplay
 from dp_ros.training.ema import WeightAverage
-from dp_ros.training.evaluate import Sample, is_simulated, run_episodes, summarize
-from dp_ros.training.run_folder import BEST, LAST, TENSORBOARD, RunRecord, create_run, open_run
+from dp_ros.training.episode_record import save_episodes
+from dp_ros.training.evaluate import SampleBatch, in_order, is_simulated, run_batched, summarize
+from dp_ros.training.metrics import Line, MetricsLog, merit, score_metrics
+from dp_ros.training.run_folder import BEST, LAST, LOG, RunRecord, create_run, open_run
+from dp_ros.training.workers import Workers
 
-_ORDER, _NOISE, _VALIDATION, _PREFIX = 1, 2, 3, 4  # what a random number is for
+_NOISE, _VALIDATION, _PREFIX = 2, 3, 4  # what a random number is for; 1 is the order of the samples
 _MOST_VALIDATION_SAMPLES = 1024
+_SLACK = 0.1  # of the range of a run that is started from, by which data may go beyond it
+_MOST_SAMPLED = 64  # draws that train_action_mse_error compares with the recorded actions
 
 
 class TrainingError(UserError):
@@ -53,6 +71,7 @@ def train(
     resume: bool = False,
     start_from: str | Path | None = None,
     console: Console | None = None,
+    workers: Workers | None = None,
 ) -> Progress:
     """Train a policy and leave `last.safetensors` and `best.safetensors` in the run folder.
 
@@ -62,89 +81,105 @@ def train(
         run: folder of the run; must not exist unless `resume`.
         config: the recipe.
         resume: go on where the run was stopped, or killed.
-        start_from: another run, on data of the same range, whose best weights this one begins with.
+        start_from: another run, on data of about the same range, whose best weights this one begins with.
         console: where progress is shown.
+        workers: the processes that train together; None: this one alone.
 
     Raises:
         UserError: if task, data and recipe do not fit, the run is there already, or the loss is not finite.
     """
     spec, run, console = config.training, Path(run), console or Console()
+    workers = workers or Workers(torch.device(spec.device))
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
 
     # Data: windows of whole episodes, cut in memory; some episodes are held out.
-    check_supported(task)
+    check_supported(task, config.network)
     demonstrations = load_demonstrations(data, task)
     training, held_out = split_episodes(demonstrations.n_episodes, spec.validation_share, spec.seed)
-    windows = cut_windows(demonstrations, task, training)
-    samples = _Samples(windows)
-    validation = _Samples(cut_windows(demonstrations, task, held_out))
+    samples = Samples(cut_windows(demonstrations, task, training))
+    validation = Samples(cut_windows(demonstrations, task, held_out))
+    batches = Batches(len(samples), spec, workers.count)
+    starts = _start_states(task, data, training, spec)
 
     # Policy, its average, optimiser.
-    statistics = _statistics(demonstrations, task, training)
-    policy = DiffusionPolicy(task, statistics, config.network, config.sampler)
+    before = open_run(run) if resume else None
+    statistics = before.statistics if before else _statistics(demonstrations, task, training)
+    if start_from is not None:
+        statistics = _statistics_of(Path(start_from), task, statistics)
+    policy = build_policy(task, statistics, config.network, config.sampler)
+    policy.prepare(samples.actions)
     origin = None if start_from is None else _start_from(Path(start_from), policy)
+    policy.to(workers.device)
     average = WeightAverage(policy, spec.ema_power, spec.ema_max_decay)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=0.0, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
     )
 
     # Run folder: new, or with a checkpoint to go on from.
-    record = RunRecord.of(task, data, demonstrations, policy.statistics, config, origin)
+    record = RunRecord.of(task, data, demonstrations, statistics, config, origin, workers.count)
     progress = Progress()
-    if resume:
-        open_run(run).require_same(record, run)
+    if before is not None:
+        before.require_same(record, run)
         if (run / LAST).exists():
             progress = load_checkpoint(run / LAST, policy, average, optimizer)
     else:
-        create_run(run, record)
+        workers.on_main(lambda: create_run(run, record))
     n_parameters = sum(p.numel() for p in policy.parameters())
     console.print(
-        f"{len(windows)} windows from {len(training)} episodes, {len(held_out)} held out; "
-        f"{n_parameters / 1e6:.2f} M parameters; {spec.steps} steps of {spec.batch_size} samples"
+        f"{run}: {len(samples)} windows from {len(training)} episodes, {len(held_out)} held out; "
+        f"{n_parameters / 1e6:.2f} M parameters; {spec.steps} steps of {batches.size} samples on {workers}",
+        highlight=False,
+        soft_wrap=True,
     )
 
     # Loop. A step that is due for evaluation or a checkpoint gets it before the next step is made.
-    batches = _Batches(len(windows), spec)
+    facts, log_file = record.model_dump(mode="json"), run / LOG if workers.is_main else None
     started_s = time.monotonic() - progress.wall_time_s
     with (
-        SummaryWriter(str(run / TENSORBOARD), purge_step=progress.step + 1 if resume else None) as log,
-        TrainingDisplay(console, spec, progress.step) as display,
+        MetricsLog(run, spec.logger, progress.step, facts, active=workers.is_main) as log,
+        TrainingDisplay(console, spec, progress.step, batches.size, log_file) as display,
         _stop_signals() as stopped,
     ):
         while True:
             step = progress.step
             due = step % spec.eval_every == 0 or step == spec.steps
             if due and step > progress.evaluated_step:
-                metrics = _evaluate(average.policy, validation, spec, stopped)
-                if metrics is not None:
+                result = (
+                    _evaluate(average.policy, samples, validation, starts, spec, stopped)
+                    if workers.is_main
+                    else None
+                )
+                if result is not None:
+                    metrics, episodes = result
                     progress.evaluated_step = step
                     progress.wall_time_s = time.monotonic() - started_s
-                    is_best = _keep_best(run, average, progress, metrics)
-                    for name, value in metrics.items():
-                        log.add_scalar(f"eval/{name}", value, step)
+                    save_episodes(run, step, episodes)
+                    is_best = _keep_best(run, average, progress, metrics, spec.keep_best)
+                    log.write(step, {"epoch": batches.epochs(step), **metrics})
                     display.evaluated(step, metrics, is_best)
-            if step % spec.checkpoint_every == 0 or step == spec.steps or stopped():
+            stop = workers.any(stopped())
+            if workers.is_main and (step % spec.checkpoint_every == 0 or step == spec.steps or stop):
                 progress.wall_time_s = time.monotonic() - started_s
                 save_checkpoint(run / LAST, policy, average, optimizer, progress)
-            if stopped():
+            if stop:
                 raise KeyboardInterrupt
             if step == spec.steps:
                 return progress
 
-            chosen = batches.at(step)
-            noise, level = _corruption(spec.seed, step, len(chosen), task, config.sampler.train_steps)
-            known = _known_actions(spec, step, len(chosen), task, config.network.prefix_steps)
-            loss = policy.loss(
-                samples.observations_at(chosen),
-                samples.actions[chosen],
-                noise,
-                level,
-                known,
-                spec.prefix_noise,
-            )
+            # One step: this process's parts of the batch, their gradients averaged over parts and processes.
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = torch.zeros((), device=workers.device)
+            for part in batches.parts(step, workers.rank):
+                observation, actions = samples.at(part.chosen, workers.device)
+                known = _known_actions(spec, step, part, task, config)
+                batch = Batch(observation, actions, known, spec.prefix_noise)
+                with _precision(spec, workers.device):
+                    part_loss = policy.loss(batch, Draw(spec.seed, _NOISE, step, part.first, part.total))
+                weighted = part_loss * (part.share * workers.count)
+                weighted.backward()
+                loss += weighted.detach()
+            workers.average([loss, *(p.grad for p in policy.parameters() if p.grad is not None)])
             gradient_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), spec.clip_norm, foreach=True)
             if not math.isfinite(loss.item()) or not math.isfinite(gradient_norm.item()):
                 raise TrainingError(
@@ -158,21 +193,65 @@ def train(
             average.update(policy, step + 1)
             progress.step = step + 1
             if display.advance(loss.item(), rate):
-                log.add_scalar("train/loss", display.mean_loss, step + 1)
-                log.add_scalar("train/gradient_norm", gradient_norm.item(), step + 1)
-                log.add_scalar("train/learning_rate", rate, step + 1)
+                values = {"lr": rate, "train_loss": display.mean_loss, "gradient_norm": gradient_norm.item()}
+                log.write(step + 1, {"epoch": batches.epochs(step + 1), **values})
 
 
-def _start_from(run: Path, policy: DiffusionPolicy) -> str:
+def _start_states(
+    task: TaskSpec, data: str | Path, training: list[int], spec: OptimizationSpec
+) -> dict[str, list[int]]:
+    """Seeds of the simulated episodes of an evaluation: fresh ones, and some that demonstrations began with.
+
+    Raises:
+        UserError: if a demonstration began with one that is to be fresh.
+    """
+    if not is_simulated(task) or not spec.eval_episodes:
+        return {}
+    recorded = ReplayBuffer.open(data).episode_seeds
+    fresh = list(range(spec.eval_first_seed, spec.eval_first_seed + spec.eval_episodes))
+    known = sorted(set(fresh) & set(recorded.tolist()))
+    if known:
+        raise UserError(
+            f"training.eval_first_seed {spec.eval_first_seed}: {len(known)} of the {len(fresh)} start states (first "
+            f"{known[0]}) are those of demonstrations in {data}, so their score would say too much; choose others"
+        )
+    seen = [int(recorded[i]) for i in training if recorded[i] != NO_SEED]
+    return {"test": fresh, "train": list(dict.fromkeys(seen))[: spec.eval_train_episodes]}
+
+
+def _statistics_of(
+    run: Path, task: TaskSpec, given: dict[str, dict[str, list[float]]]
+) -> dict[str, dict[str, list[float]]]:
+    """Normalisation of the run whose weights are taken over; its weights mean nothing in another.
+
+    Raises:
+        UserError: if it is of another task, or the data goes far beyond its range.
+    """
+    record = open_run(run)
+    if record.task_spec(run).digest() != task.digest():
+        raise UserError(
+            f"{run}: was trained for task {record.task['name']}, which differs from task {task.name} of this one; "
+            "start from a run of the same task"
+        )
+    for key, old in record.statistics.items():
+        low, high = np.array(old["min"]), np.array(old["max"])
+        slack = _SLACK * (high - low)
+        beyond = (np.array(given[key]["min"]) < low - slack) | (np.array(given[key]["max"]) > high + slack)
+        if beyond.any():
+            i = int(np.flatnonzero(beyond)[0])
+            raise UserError(
+                f"{run}: was trained on data of another range: {key}[{i}] went from {low[i]:g} to {high[i]:g} there, "
+                f"from {given[key]['min'][i]:g} to {given[key]['max'][i]:g} here; start from a run on data like these, "
+                "or with random weights"
+            )
+    return record.statistics
+
+
+def _start_from(run: Path, policy: Policy) -> str:
     """Load the best weights of another run into `policy`; returns what its record says of that."""
     record = open_run(run)
-    if record.statistics != policy.statistics:
-        raise UserError(
-            f"{run}: was trained on data of another range, so its weights mean other actions; "
-            "start from a run on the same recording"
-        )
     progress = load_weights(run / BEST, policy, as_start=True)
-    samples = progress.step * record.config.training.batch_size
+    samples = progress.step * record.samples_per_step
     return f"{run.name}, {progress.step} steps, {samples} samples, data {record.data_digest[:12]}"
 
 
@@ -184,59 +263,27 @@ def learning_rate(spec: OptimizationSpec, step: int) -> float:
     return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-class _Samples:
-    """Windows as tensors."""
-
-    def __init__(self, windows: Windows) -> None:
-        self.observations = {key: torch.from_numpy(value) for key, value in windows.observations.items()}
-        self.actions = torch.from_numpy(windows.actions)
-
-    def observations_at(self, chosen: Tensor) -> dict[str, Tensor]:
-        return {key: value[chosen] for key, value in self.observations.items()}
-
-
-class _Batches:
-    """Which windows make up the batch of a step; each epoch has its own order and drops what is left over."""
-
-    def __init__(self, n_windows: int, spec: OptimizationSpec) -> None:
-        self._n, self._seed = n_windows, spec.seed
-        self._size = min(spec.batch_size, n_windows)
-        self._epoch = -1
-        self._order = torch.empty(0)
-
-    def at(self, step: int) -> Tensor:
-        """Indices of the batch of `step`, counted from 0."""
-        epoch, place = divmod(step, self._n // self._size)
-        if epoch != self._epoch:
-            rng = np.random.default_rng(np.random.SeedSequence([self._seed, _ORDER, epoch]))
-            self._order, self._epoch = torch.from_numpy(rng.permutation(self._n)), epoch
-        return self._order[place * self._size : (place + 1) * self._size]
-
-
-def _corruption(
-    seed: int, step: int, n: int, task: TaskSpec, train_steps: int, purpose: int = _NOISE
-) -> tuple[Tensor, Tensor]:
-    """Noise (n, horizon, action_dim) and noise levels (n,) of a step."""
-    state = np.random.SeedSequence([seed, purpose, step]).generate_state(1)
-    generator = torch.Generator().manual_seed(int(state[0]))
-    noise = torch.randn((n, task.horizon, task.action.dim), generator=generator)
-    return noise, torch.randint(train_steps, (n,), generator=generator)
+def _precision(spec: OptimizationSpec, device: torch.device) -> Any:
+    """Products in bfloat16 where the recipe says so; weights, losses and the optimiser stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16")
 
 
 def _known_actions(
-    spec: OptimizationSpec, step: int, n: int, task: TaskSpec, prefix_steps: int
+    spec: OptimizationSpec, step: int, part: Part, task: TaskSpec, config: TrainingConfig
 ) -> Tensor | None:
-    """Which actions (n, horizon) of the samples of a step are given clean; None for a policy without a prefix.
+    """Which actions (B, horizon) of the samples of a part are given clean; None for a policy without a prefix.
 
     A share `prefix_share` of the samples has a prefix, of 1 to `prefix_steps` executed actions. What comes before
     the first executed action belongs to older observations and is known as well.
     """
+    prefix_steps = getattr(config.network, "prefix_steps", 0)
     if prefix_steps == 0:
         return None
     rng = np.random.default_rng(np.random.SeedSequence([spec.seed, _PREFIX, step]))
-    executed = rng.integers(1, prefix_steps, size=n, endpoint=True)
-    rows = np.where(rng.random(n) < spec.prefix_share, task.n_obs_steps - 1 + executed, 0)
-    return torch.from_numpy(np.arange(task.horizon) < rows[:, None])
+    executed = rng.integers(1, prefix_steps, size=part.total, endpoint=True)
+    rows = np.where(rng.random(part.total) < spec.prefix_share, task.n_obs_steps - 1 + executed, 0)
+    own = rows[part.first : part.first + len(part.chosen)]
+    return torch.from_numpy(np.arange(task.horizon) < own[:, None])
 
 
 def _statistics(
@@ -250,49 +297,56 @@ def _statistics(
 
 @torch.no_grad()
 def _evaluate(
-    policy: DiffusionPolicy, validation: _Samples, spec: OptimizationSpec, stopped: Callable[[], bool]
-) -> dict[str, float] | None:
-    """Loss on held-out episodes and score in simulation, on the same noise each time; None if stopped."""
-    metrics = {}
-    if len(validation.actions):
-        n = len(validation.actions)
-        chosen = torch.linspace(0, n - 1, min(n, _MOST_VALIDATION_SAMPLES)).long()
-        noise, level = _corruption(
-            spec.seed, 0, len(chosen), policy.task, policy.sampler.train_steps, purpose=_VALIDATION
-        )
-        loss = policy.loss(validation.observations_at(chosen), validation.actions[chosen], noise, level)
-        metrics["validation_loss"] = loss.item()
-    if spec.eval_episodes and is_simulated(policy.task):
-        seeds = range(spec.eval_first_seed, spec.eval_first_seed + spec.eval_episodes)
-        episodes = []
-        for episode in run_episodes(policy.task, _sample_one(policy), seeds):
-            if stopped():
-                return None
-            episodes.append(episode)
-        evaluation = summarize(episodes)
-        metrics["mean_score"], metrics["success_rate"] = evaluation.mean_score, evaluation.success_rate
-    return metrics
+    policy: Policy,
+    samples: Samples,
+    validation: Samples,
+    starts: Mapping[str, list[int]],
+    spec: OptimizationSpec,
+    stopped: Callable[[], bool],
+) -> tuple[Line, dict[str, list[EpisodeResult]]] | None:
+    """Losses and scores, on the same noise each time, and the simulated episodes by group; None if stopped."""
+    device, metrics = next(policy.parameters()).device, {}
+    if len(validation):
+        observation, actions = validation.at(validation.spread(_MOST_VALIDATION_SAMPLES), device)
+        draw = Draw(spec.seed, _VALIDATION, 0, 0, len(actions))
+        metrics["val_loss"] = policy.loss(Batch(observation, actions), draw).item()
+    observation, actions = samples.at(samples.spread(_MOST_SAMPLED), device)
+    noise = Draw(spec.seed, _VALIDATION, 1, 0, len(actions)).normal(len(actions), *policy.noise_shape)
+    metrics["train_action_mse_error"] = F.mse_loss(
+        policy.sample(observation, noise.to(device)), actions
+    ).item()
+    groups: dict[str, list[EpisodeResult]] = {}
+    for group, seeds in starts.items():
+        episodes = list(run_batched(policy.task, _sample_on(policy, device), seeds, should_stop=stopped))
+        if stopped():
+            return None
+        if episodes:
+            groups[group] = in_order(episodes, seeds)
+            metrics |= score_metrics(summarize(groups[group]), group)
+    return metrics, groups
 
 
-def _sample_one(policy: DiffusionPolicy) -> Sample:
-    """The policy as a function of one observation."""
+def _sample_on(policy: Policy, device: torch.device) -> SampleBatch:
+    """The policy as a function of arrays."""
 
     def sample(observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        batch = {key: torch.from_numpy(np.asarray(value))[None] for key, value in observation.items()}
-        return np.asarray(policy.sample(batch, torch.from_numpy(noise)[None])[0].numpy())
+        batch = {key: torch.from_numpy(np.asarray(value)).to(device) for key, value in observation.items()}
+        return np.asarray(policy.sample(batch, torch.from_numpy(noise).to(device)).cpu().numpy())
 
     return sample
 
 
-def _keep_best(run: Path, average: WeightAverage, progress: Progress, metrics: dict[str, float]) -> bool:
-    """Save the averaged weights if they are the best so far (the later of equals); whether they are.
+def _keep_best(run: Path, average: WeightAverage, progress: Progress, metrics: Line, keep: int) -> bool:
+    """Save the averaged weights if they are among the best; whether they are the best (the later of equals).
 
     By score in simulation, or by validation loss where there is none; by neither, the last are the best.
     """
-    merit = metrics.get("mean_score", -metrics.get("validation_loss", -math.inf))
-    if progress.best_merit is not None and not merit >= progress.best_merit:
+    value = merit(metrics)
+    if value is not None:
+        keep_among_best(run, average, progress, value, keep)
+    if progress.best_merit is not None and value is not None and not value >= progress.best_merit:
         return False
-    progress.best_merit, progress.best_step = merit, progress.step
+    progress.best_merit, progress.best_step = value, progress.step
     save_weights(run / BEST, average, progress)
     return True
 

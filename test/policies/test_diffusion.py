@@ -72,8 +72,8 @@ def test_the_loss_is_zero_for_the_right_prediction(prediction: str) -> None:
     right = noise if prediction == "epsilon" else policy.normalizers["action"].normalize(actions)
     policy.unet.forward = lambda *_: right  # type: ignore[method-assign]
     step = torch.tensor([0, 10, 50, 99])
-    assert policy.loss(observation_batch(4), actions, noise, step).item() == 0.0
-    assert policy.loss(observation_batch(4), actions, noise + 1, step).item() > 0.0 or prediction == "sample"
+    assert policy.prediction_loss(observation_batch(4), actions, noise, step).item() == 0.0
+    assert policy.prediction_loss(observation_batch(4), actions, noise + 1, step).item() > 0.0 or prediction == "sample"
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
@@ -90,12 +90,12 @@ def test_known_actions_are_seen_clean_and_are_not_judged(prediction: str) -> Non
         return torch.where(known[..., None], torch.tensor(1e6), target + 0.5)
 
     policy.unet.forward = network  # type: ignore[method-assign, assignment]
-    loss = policy.loss(observation_batch(3), actions, noise, step, known)
+    loss = policy.prediction_loss(observation_batch(3), actions, noise, step, known)
     assert loss.item() == pytest.approx(0.25, rel=1e-4)
     assert torch.equal(seen["mask"], known)
     assert torch.equal(seen["given"][known], clean[known])
     assert not torch.isclose(seen["given"][~known], clean[~known], atol=1e-4).all()
-    policy.loss(observation_batch(3), actions, noise, step, known, 0.1)
+    policy.prediction_loss(observation_batch(3), actions, noise, step, known, 0.1)
     torch.testing.assert_close(seen["given"][known], (clean + 0.1 * noise)[known])
 
 
@@ -103,7 +103,7 @@ def test_where_nothing_is_known_the_loss_is_the_plain_one() -> None:
     policy, actions = prefix_policy(), torch.rand((4, 16, 2)) * 400
     given = observation_batch(4), actions, torch.randn((4, 16, 2)), torch.tensor([0, 10, 50, 99])
     none_known = torch.zeros((4, 16), dtype=torch.bool)
-    assert policy.loss(*given, none_known, 0.1).item() == pytest.approx(policy.loss(*given).item(), rel=1e-6)
+    assert policy.prediction_loss(*given, none_known, 0.1).item() == pytest.approx(policy.prediction_loss(*given).item(), rel=1e-6)
 
 
 def test_a_prefix_that_leaves_nothing_to_predict_is_refused() -> None:
@@ -129,7 +129,7 @@ def test_a_small_policy_learns_one_demonstration_by_heart() -> None:
         noise = torch.randn((32, 16, 2), generator=generator)
         step = torch.randint(100, (32,), generator=generator)
         optimizer.zero_grad()
-        policy.loss(batch, wanted.expand(32, 16, 2), noise, step).backward()
+        policy.prediction_loss(batch, wanted.expand(32, 16, 2), noise, step).backward()
         optimizer.step()
     drawn = policy.eval().sample(observation, torch.randn((1, 16, 2), generator=generator))
     assert (drawn - wanted).abs().mean() < 15  # of a range of 500 px

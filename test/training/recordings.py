@@ -31,12 +31,12 @@ def quick_config(**training: Any) -> TrainingConfig:
     return load_config(overrides={**QUICK, **changes})
 
 
-def record_circles(path: Path, n_episodes: int = 6) -> Path:
+def record_circles(path: Path, n_episodes: int = 6, shift_px: float = 0.0) -> Path:
     """Episodes in which the agent goes round the middle, each from another angle."""
     with EpisodeWriter(path, load_task("pusht_state")) as writer:
         for seed in range(n_episodes):
             angle = np.random.default_rng(seed).uniform(0, 6) + 0.1 * np.arange(26)
-            path_px = 256 + 150 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+            path_px = 256 + shift_px + 150 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
             for k in range(25):
                 keypoint = np.tile(path_px[k], 9) + np.arange(18)
                 step = {"keypoint": keypoint, "agent_pos": path_px[k], "action": path_px[k + 1]}

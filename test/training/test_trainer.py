@@ -19,8 +19,9 @@ from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from dp_ros.training import trainer  # noqa: E402
+from dp_ros.training.batches import Batches, Part  # noqa: E402
 from dp_ros.training.checkpoint import Progress  # noqa: E402
-from dp_ros.training.config import TrainingConfig, with_overrides  # noqa: E402
+from dp_ros.training.config import OptimizationSpec, TrainingConfig, with_overrides  # noqa: E402
 from dp_ros.training.trainer import learning_rate  # noqa: E402
 from test.training.recordings import quick_config, record_circles  # noqa: E402
 
@@ -95,7 +96,7 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     assert progress.step == 40
     assert same(tmp_path / "run" / "last.safetensors", uninterrupted / "last.safetensors")
     assert same(tmp_path / "run" / "best.safetensors", uninterrupted / "best.safetensors")
-    assert scalars(tmp_path / "run", "eval/validation_loss") == scalars(uninterrupted, "eval/validation_loss")
+    assert scalars(tmp_path / "run", "val_loss") == scalars(uninterrupted, "val_loss")
 
 
 def test_another_seed_trains_another_policy(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
@@ -112,15 +113,15 @@ def test_evaluating_more_often_does_not_change_what_is_learnt(
 
 def test_training_lowers_the_loss_on_episodes_that_were_held_out(data: Path, tmp_path: Path) -> None:
     _, shown = train(data, tmp_path / "run", quick_config(steps=200, learning_rate=1e-2, eval_every=20))
-    losses = [value for _, value in scalars(tmp_path / "run", "eval/validation_loss")]
+    losses = [value for _, value in scalars(tmp_path / "run", "val_loss")]
     assert losses[-1] < 0.7 * losses[0]
-    assert "step 200: validation loss" in shown
+    assert "step 200: val_loss" in shown
 
 
 def test_what_is_logged_can_be_seen_in_tensorboard(uninterrupted: Path) -> None:
-    assert [step for step, _ in scalars(uninterrupted, "eval/validation_loss")] == [15, 30, 40]
-    assert [step for step, _ in scalars(uninterrupted, "train/loss")] == [40]
-    assert scalars(uninterrupted, "train/learning_rate")[-1][1] < 1e-5
+    assert [step for step, _ in scalars(uninterrupted, "val_loss")] == [15, 30, 40]
+    assert [step for step, _ in scalars(uninterrupted, "train_loss")] == [40]
+    assert scalars(uninterrupted, "lr")[-1][1] < 1e-5
 
 
 def test_the_run_folder_says_what_was_trained_on_what(uninterrupted: Path) -> None:
@@ -135,7 +136,16 @@ def test_the_run_folder_says_what_was_trained_on_what(uninterrupted: Path) -> No
 
 def test_nothing_in_a_run_is_a_pickle(uninterrupted: Path) -> None:
     names = {path.name for path in uninterrupted.iterdir()}
-    assert names == {"run.json", "last.safetensors", "best.safetensors", "tensorboard"}
+    assert names == {
+        "run.json",
+        "config.yaml",
+        "last.safetensors",
+        "best.safetensors",
+        "checkpoints",
+        "metrics.jsonl",
+        "train.log",
+        "tensorboard",
+    }
 
 
 def test_a_finished_run_is_left_alone_by_resuming(data: Path, uninterrupted: Path) -> None:
@@ -223,25 +233,25 @@ def test_the_best_policy_is_the_one_that_scores_best_in_simulation(
     scores = iter([0.2, 0.6, 0.6, 0.4])
     seeds: list[list[int]] = []
 
-    def episodes(task: Any, sample: Any, given: Any, repeats: int = 1) -> list[EpisodeResult]:
+    def episodes(task: Any, sample: Any, given: Any, **options: Any) -> list[EpisodeResult]:
         seeds.append(list(given))
         score = next(scores)
         return [EpisodeResult(s, 0, score, False, score, 300) for s in given]
 
-    monkeypatch.setattr(trainer, "run_episodes", episodes)
+    monkeypatch.setattr(trainer, "run_batched", episodes)
     config = quick_config(eval_every=10, eval_episodes=3, eval_first_seed=777)
     progress, shown = train(data, tmp_path / "run", config)
     assert progress.best_merit == 0.6
     assert progress.best_step == 30, "the later of equals"
     assert seeds == [[777, 778, 779]] * 4
-    assert "step 40: validation loss" in shown
+    assert "step 40: val_loss" in shown
     assert shown.count("(best so far)") == 3
 
 
 def test_an_evaluation_runs_the_policy_in_the_simulated_robot(data: Path, tmp_path: Path) -> None:
     config = quick_config(steps=1, eval_episodes=1, eval_first_seed=12)
     train(data, tmp_path / "run", config)
-    ((step, score),) = scalars(tmp_path / "run", "eval/mean_score")
+    ((step, score),) = scalars(tmp_path / "run", "test/mean_score")
     assert step == 1
     assert 0 <= score <= 1
 
@@ -259,41 +269,37 @@ def test_the_learning_rate_rises_falls_and_ends_at_zero() -> None:
 
 def test_an_epoch_shows_every_window_once() -> None:
     spec = quick_config(batch_size=4).training
-    batches = trainer._Batches(12, spec)
+    batches = Batches(12, spec)
     first = torch.cat([batches.at(step) for step in range(3)])
     second = torch.cat([batches.at(step) for step in range(3, 6)])
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))
     assert first.tolist() != second.tolist()
-    assert torch.equal(trainer._Batches(12, spec).at(4), batches.at(4)), "wherever one starts from"
+    assert torch.equal(Batches(12, spec).at(4), batches.at(4)), "wherever one starts from"
 
 
-def test_every_step_has_noise_and_levels_of_its_own() -> None:
-    drawn = [
-        trainer._corruption(seed, step, 64, TASK, 100, purpose)
-        for seed, step, purpose in [(0, 0, 2), (0, 1, 2), (1, 0, 2), (0, 0, 3)]
-    ]
-    noises = {tuple(noise.flatten()[:4].tolist()) for noise, _ in drawn}
-    assert len(noises) == len({tuple(level.tolist()) for _, level in drawn}) == 4
-    noise, level = drawn[0]
-    assert noise.shape == (64, 16, 2)
-    assert abs(noise.mean().item()) < 0.1
-    assert 0 <= level.min() < 10
-    assert 90 <= level.max() < 100
-    assert torch.equal(noise, trainer._corruption(0, 0, 64, TASK, 100, 2)[0])
+def known_actions(spec: OptimizationSpec, step: int, prefix_steps: int, first: int = 0, n: int = 64) -> Any:
+    config = with_overrides(quick_config(), {"network.prefix_steps": prefix_steps})
+    return trainer._known_actions(spec, step, Part(torch.arange(n), first, 64), TASK, config)
+
+
+def test_a_part_of_a_batch_has_the_prefixes_that_it_has_in_the_whole() -> None:
+    spec = quick_config().training
+    parts = [known_actions(spec, 3, 7, first, 16) for first in range(0, 64, 16)]
+    assert torch.equal(torch.cat(parts), known_actions(spec, 3, 7))
 
 
 def test_a_share_of_the_samples_has_a_prefix_of_one_to_the_longest_number_of_executed_actions() -> None:
     spec = quick_config(prefix_share=0.5).training
-    known = torch.cat([trainer._known_actions(spec, step, 64, TASK, 7) for step in range(50)])
+    known = torch.cat([known_actions(spec, step, 7) for step in range(50)])
     lengths = known.sum(dim=1)
     assert torch.equal(known, torch.arange(16) < lengths[:, None]), "a prefix is the first rows"
     assert set(lengths.tolist()) == {0, *range(2, 9)}, "row 0 belongs to the older observation"
     assert 0.45 < (lengths == 0).float().mean() < 0.55
     counts = torch.bincount(lengths)[2:]
     assert counts.min() > 0.7 * counts.max()
-    assert torch.equal(known[:64], trainer._known_actions(spec, 0, 64, TASK, 7))
-    assert trainer._known_actions(spec, 0, 64, TASK, 0) is None
-    assert not trainer._known_actions(quick_config(prefix_share=0).training, 0, 64, TASK, 7).any()
+    assert torch.equal(known[:64], known_actions(spec, 0, 7))
+    assert known_actions(spec, 0, 0) is None
+    assert not known_actions(quick_config(prefix_share=0).training, 0, 7).any()
 
 
 def test_a_policy_is_trained_with_prefixes_and_resumed_to_the_same_bits(
@@ -330,6 +336,6 @@ def test_a_run_can_begin_with_the_weights_of_another(data: Path, uninterrupted: 
 
 
 def test_a_run_cannot_begin_with_weights_that_mean_other_actions(uninterrupted: Path, tmp_path: Path) -> None:
-    other = record_circles(tmp_path / "other.zarr", 3)
-    with pytest.raises(UserError, match="whole: was trained on data of another range"):
+    other = record_circles(tmp_path / "other.zarr", shift_px=100)
+    with pytest.raises(UserError, match=r"whole: was trained on data of another range: .*\[0\] went from"):
         train(other, tmp_path / "run", start_from=uninterrupted)

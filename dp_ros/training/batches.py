@@ -1,0 +1,105 @@
+"""Which training samples make up the batch of a step, and how they are cut into parts.
+
+A step's batch is cut into `accumulate` parts for each process; each part goes through the network on its own and
+their gradients are averaged. Easy to get wrong: which samples a step sees is a function of the seed and the step
+alone, so that it does not matter in how many parts it is cut, nor where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dp_ros.data.windows import Windows
+from dp_ros.errors import UserError
+from dp_ros.training.config import OptimizationSpec
+
+_ORDER = 1  # what a random number is for; the policy's purposes are others
+
+
+class Samples:
+    """Windows as tensors."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.observations = {key: torch.from_numpy(value) for key, value in windows.observations.items()}
+        self.actions = torch.from_numpy(windows.actions)
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def at(self, chosen: Tensor, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """Observations {stream: (B, n_obs_steps, *shape)} and actions (B, horizon, action_dim) on a device."""
+        observations = {key: value[chosen].to(device) for key, value in self.observations.items()}
+        return observations, self.actions[chosen].to(device)
+
+    def spread(self, most: int) -> Tensor:
+        """Indices of at most so many samples, evenly from the first to the last."""
+        return torch.linspace(0, len(self) - 1, min(len(self), most)).long()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a step's batch.
+
+    Attributes:
+        chosen: (B,) indices of its samples.
+        first: place of its first sample in the whole batch.
+        total: samples of the whole batch.
+    """
+
+    chosen: Tensor
+    first: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Of the whole batch."""
+        return len(self.chosen) / self.total
+
+
+class Batches:
+    """The batch of every step; each epoch has its own order and drops what is left over.
+
+    Args:
+        n_windows: samples there are.
+        spec: batch size, parts and seed.
+        processes: which train together.
+
+    Raises:
+        UserError: if there are fewer samples than parts.
+    """
+
+    def __init__(self, n_windows: int, spec: OptimizationSpec, processes: int = 1) -> None:
+        self._n, self._seed, self._processes = n_windows, spec.seed, processes
+        self._parts = spec.accumulate * processes
+        if n_windows < self._parts:
+            raise UserError(
+                f"{n_windows} windows cannot be cut into {self._parts} parts (training.accumulate {spec.accumulate}, "
+                f"{processes} processes); record more, or lower training.accumulate"
+            )
+        self.size = min(spec.batch_size * self._parts, n_windows)
+        self._epoch = -1
+        self._order = torch.empty(0)
+
+    def epochs(self, step: int) -> float:
+        """How often every sample was seen after so many steps."""
+        return step / (self._n // self.size)
+
+    def at(self, step: int) -> Tensor:
+        """Indices of the batch of `step`, counted from 0."""
+        epoch, place = divmod(step, self._n // self.size)
+        if epoch != self._epoch:
+            rng = np.random.default_rng(np.random.SeedSequence([self._seed, _ORDER, epoch]))
+            self._order, self._epoch = torch.from_numpy(rng.permutation(self._n)), epoch
+        return self._order[place * self.size : (place + 1) * self.size]
+
+    def parts(self, step: int, rank: int = 0) -> list[Part]:
+        """Parts of the batch of `step` that process `rank` computes."""
+        parts, first = [], 0
+        for chosen in self.at(step).tensor_split(self._parts):
+            parts.append(Part(chosen, first, self.size))
+            first += len(chosen)
+        return parts[rank :: self._processes]
