@@ -7,8 +7,9 @@
 Every row of an episode is the newest observation of one window. To that end the first row is repeated
 n_obs_steps - 1 times before the episode, as in Diffusion Policy (Chi et al., 2023), and the last one as often as
 the horizon needs after it. The original repeats it n_action_steps - 1 times only, so that the last rows are never
-"now" and the final alignment is learnt from a distance. Easy to get wrong: a window must never reach into the
-neighbouring episode.
+"now" and the final alignment is learnt from a distance. Windows are an index: the rows are taken when a batch is
+made, each once, and nothing is copied before. Easy to get wrong: a window must never reach into the neighbouring
+episode.
 """
 
 from __future__ import annotations
@@ -21,18 +22,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_ros.data.checks import (
+    check_changes,
+    check_lengths,
+    check_rate,
+    check_stream,
+    check_task,
+    check_values,
+)
+from dp_ros.data.frames import map_frames, unpacked_bytes
 from dp_ros.data.layout import ACTION
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
+from dp_ros.runtime.action_space import ActionSpace
 from dp_ros.task import TaskSpec
+
+#: Pictures that are kept in memory, MB in all; more are mapped from a file.
+IMAGE_MEMORY_MB = 512.0
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Checked episodes of one task, in memory.
+    """Checked episodes of one task.
 
     Attributes:
-        arrays: each stream of the task and `action`, (N, *shape), all episodes one after the other.
+        arrays: each stream of the task and `action`, (N, *shape), all episodes one after the other. Vectors are
+            float32 in memory; pictures are as recorded and may lie in a file that is mapped.
         episode_ends: (n_episodes,) row after the last one of each episode.
         digest: content hash of the recording.
     """
@@ -52,36 +67,92 @@ class Demonstrations:
         return int(self.episode_ends[-1])
 
 
-@dataclass(frozen=True)
 class Windows:
-    """Training samples.
+    """Training samples: which rows of the demonstrations each consists of.
 
-    Attributes:
-        observations: {stream: (N, n_obs_steps, *shape)}, oldest first.
-        actions: (N, horizon, action_dim).
+    Args:
+        demonstrations: whose rows.
+        task: what is observed and commanded. With `action.relative`, actions count from the state at the newest
+            observation of their window.
+        rows: (N, horizon) rows of each window, the first n_obs_steps of which are observed.
     """
 
-    observations: dict[str, NDArray[Any]]
-    actions: NDArray[np.float32]
+    def __init__(self, demonstrations: Demonstrations, task: TaskSpec, rows: NDArray[np.int64]) -> None:
+        self._arrays = demonstrations.arrays
+        self._streams, self._n_obs_steps = list(task.observations), task.n_obs_steps
+        self._rows = rows
+        relative = task.action.relative and len(rows)
+        self._relative = _relative_actions(demonstrations, task, rows) if relative else None
 
     def __len__(self) -> int:
-        return len(self.actions)
+        return len(self._rows)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of one sample."""
+        observed = sum(self._arrays[key][:1].nbytes for key in self._streams) * self._n_obs_steps
+        return observed + self._arrays[ACTION][:1].nbytes * self._rows.shape[1]
+
+    def at(self, chosen: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+        """Observations {stream: (B, n_obs_steps, *shape)}, oldest first, and actions (B, horizon, action_dim)."""
+        rows = self._rows[chosen]
+        observed = rows[:, : self._n_obs_steps]
+        observations = {key: np.take(self._arrays[key], observed, axis=0) for key in self._streams}
+        if self._relative is not None:
+            return observations, self._relative[chosen]
+        return observations, np.take(self._arrays[ACTION], rows, axis=0)
+
+    def values(self, key: str) -> NDArray[Any]:
+        """All values (n, *shape) of a stream or of `action` that are learnt from: what normalisation is made for."""
+        if key == ACTION and self._relative is not None:
+            return self._relative.reshape(-1, self._relative.shape[-1])
+        return self._arrays[key][np.unique(self._rows)]
+
+    @property
+    def observations(self) -> dict[str, NDArray[Any]]:
+        """Observations of all windows, {stream: (N, n_obs_steps, *shape)}: a copy."""
+        return self.at(np.arange(len(self)))[0]
+
+    @property
+    def actions(self) -> NDArray[np.float32]:
+        """Actions of all windows, (N, horizon, action_dim): a copy."""
+        return self.at(np.arange(len(self)))[1]
 
 
-def load_demonstrations(path: str | Path, task: TaskSpec) -> Demonstrations:
+def load_demonstrations(
+    path: str | Path, task: TaskSpec, *, image_memory_mb: float = IMAGE_MEMORY_MB
+) -> Demonstrations:
     """Read a recording and check that `task` can be learnt from it.
 
+    Pictures of up to `image_memory_mb` in all are kept in memory, more in a mapped file beside the recording.
+
     Raises:
-        UserError: if it is empty, was recorded for another task, lacks a stream, has other shapes or a value
-            that is not finite.
+        UserError: if it is empty, was recorded for another task or at another rate, lacks a stream, has other
+            shapes, a value that is not finite or one that never changes, or episodes shorter than a window.
     """
     buffer = ReplayBuffer.open(path)
     if buffer.n_episodes == 0:
         raise UserError(f"{path}: has no episodes; record some with `dp-ros collect`")
-    _check_task(path, buffer, task)
-    arrays = {key: _stream(path, buffer, key, spec.shape) for key, spec in task.observations.items()}
-    arrays[ACTION] = _stream(path, buffer, ACTION, task.action.shape)
-    return Demonstrations(arrays, buffer.episode_ends, buffer.digest())
+    check_task(buffer, task)
+    check_lengths(buffer, task)
+    check_rate(buffer, task)
+    shapes = {key: spec.shape for key, spec in task.observations.items()} | {ACTION: task.action.shape}
+    for key, shape in shapes.items():
+        check_stream(buffer, key, shape)
+    images = [key for key, spec in task.observations.items() if spec.is_image]
+    digest = buffer.digest()
+    in_memory = sum(unpacked_bytes(buffer, key) for key in images) <= image_memory_mb * 1e6
+    arrays: dict[str, NDArray[Any]] = {}
+    for key in shapes:
+        if key in images:
+            arrays[key] = buffer[key] if in_memory else map_frames(buffer, key, digest)
+            check_values(buffer, key, arrays[key])
+        else:
+            arrays[key] = buffer[key]
+            check_values(buffer, key, arrays[key])
+            arrays[key] = arrays[key].astype(np.float32, copy=False)
+            check_changes(buffer, key, arrays[key], task)
+    return Demonstrations(arrays, buffer.episode_ends, digest)
 
 
 def cut_windows(demonstrations: Demonstrations, task: TaskSpec, episodes: Sequence[int]) -> Windows:
@@ -89,11 +160,7 @@ def cut_windows(demonstrations: Demonstrations, task: TaskSpec, episodes: Sequen
     starts = np.concatenate([[0], demonstrations.episode_ends[:-1]])
     rows = [_window_rows(int(starts[i]), int(demonstrations.episode_ends[i]), task) for i in sorted(episodes)]
     index = np.concatenate(rows) if rows else np.empty((0, task.horizon), np.int64)
-    observed = index[:, : task.n_obs_steps]
-    return Windows(
-        {key: demonstrations.arrays[key][observed] for key in task.observations},
-        demonstrations.arrays[ACTION][index],
-    )
+    return Windows(demonstrations, task, index)
 
 
 def split_episodes(n_episodes: int, validation_share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -116,54 +183,15 @@ def _window_rows(start: int, end: int, task: TaskSpec) -> NDArray[np.int64]:
     return np.clip(rows, start, end - 1)
 
 
-def _stream(path: str | Path, buffer: ReplayBuffer, key: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    if key not in buffer:
-        raise UserError(
-            f"{path}: has no data/{key}, which the task needs; it has {', '.join(buffer.keys())}. "
-            "Record with this task file, or take the stream out of the task"
-        )
-    values = buffer[key]
-    if values.shape[1:] != tuple(shape):
-        raise UserError(
-            f"{path}: data/{key} has shape {list(values.shape[1:])} a step, the task says {list(shape)}; "
-            "train with the task file that it was recorded with"
-        )
-    if values.dtype.kind not in "fiu":
-        raise UserError(f"{path}: data/{key} is {values.dtype}, expected numbers")
-    if values.dtype.kind == "f":
-        broken = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-        if broken.size:
-            episode = int(np.searchsorted(buffer.episode_ends, broken[0], side="right"))
-            raise UserError(
-                f"{path}: data/{key} is not finite in {broken.size} row(s), first in row {broken[0]} "
-                f"(episode {episode}); leave these episodes out or record them again"
-            )
-        values = values.astype(np.float32, copy=False)
-    return values
-
-
-def _check_task(path: str | Path, buffer: ReplayBuffer, task: TaskSpec) -> None:
-    """Refuse a recording of another task; one that does not name its task is judged by its streams alone."""
-    recorded = buffer.task
-    if recorded is None:
-        return
-    differing = _differences(recorded.model_dump(mode="json"), task.model_dump(mode="json"))
-    if not differing:
-        return
-    raise UserError(
-        f"{path}: was recorded for task {recorded.name}, which differs from task {task.name} in:\n  "
-        + "\n  ".join(f"{key}: recorded with {old}, given {new}" for key, old, new in differing)
-        + "\ntrain with the task file that it was recorded with"
-    )
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Key, old and new value wherever two parsed tasks differ in what is recorded: not in description or limits."""
-    if key == "action.limits":
-        return []
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for part in sorted({*old, *new} - ({"description"} if not key else set())):
-            found += _differences(old.get(part), new.get(part), f"{key}.{part}" if key else part)
-        return found
-    return [] if old == new else [(key, old, new)]
+def _relative_actions(
+    demonstrations: Demonstrations, task: TaskSpec, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Actions (N, horizon, action_dim) of windows, counted from the state at their newest observation."""
+    space = ActionSpace(task)
+    now = rows[:, task.n_obs_steps - 1]
+    states = demonstrations.arrays[str(task.action.state)]
+    references = np.stack([space.measured(state) for state in states[now]])  # (N, command_dim)
+    actions = demonstrations.arrays[ACTION][rows]
+    n, horizon, dim = actions.shape
+    relative = space.to_relative(actions.reshape(-1, dim), np.repeat(references, horizon, axis=0))
+    return relative.reshape(n, horizon, dim).astype(np.float32)

@@ -163,7 +163,8 @@ class ActionSpace:
 
         Args:
             values: (n, dim), as recorded.
-            reference: (command_dim,) state at the newest observation of the sample.
+            reference: (command_dim,) state at the newest observation of the sample, or (n, command_dim) one for
+                each value.
 
         Returns:
             (n, dim) float64; grippers are left as they are.
@@ -172,11 +173,11 @@ class ActionSpace:
             BadAction: if a value is not finite, or is no rotation.
         """
         given = self._checked(values).copy()
-        given[:, self._plain] -= reference[self._plain]
+        given[:, self._plain] -= reference[..., self._plain]
         if self._turn is not None:
             turns = rotation.compose(
                 rotation.to_quaternion(given[:, self._turn], self._action.rotation),
-                rotation.inverse(reference[3:7]),
+                rotation.inverse(reference[..., 3:7]),
             )
             turns = np.where(turns[:, 3:] < 0.0, -turns, turns)
             given[:, self._turn] = rotation.from_quaternion(turns, self._action.rotation)

@@ -9,8 +9,8 @@ import pytest
 
 from dp_ros.data.episode_writer import EpisodeWriter, RecordingError
 from dp_ros.data.layout import NO_SEED
+from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.takeovers import stretches, takeover_episodes
-from dp_ros.data.windows import load_demonstrations
 from dp_ros.errors import UserError
 from dp_ros.task import load_task
 
@@ -55,7 +55,7 @@ def test_takeovers_can_be_added_to_a_recording_of_demonstrations(tmp_path: Path)
             for one in rows:
                 writer.add(one)
             writer.save()
-    assert load_demonstrations(tmp_path / "shown.zarr", TASK).episode_ends.tolist() == [3]
+    assert ReplayBuffer.open(tmp_path / "shown.zarr").episode_ends.tolist() == [3]
 
 
 def test_a_recording_without_flags_is_refused(tmp_path: Path) -> None:
@@ -64,7 +64,9 @@ def test_a_recording_without_flags_is_refused(tmp_path: Path) -> None:
         writer.save()
     with pytest.raises(UserError, match="has no data/takeover, so nobody can tell"):
         list(takeover_episodes(tmp_path / "x.zarr", TASK))
-    with pytest.raises(RecordingError, match="holds demonstrations, not runs in which an operator may take over"):
+    with pytest.raises(
+        RecordingError, match="holds demonstrations, not runs in which an operator may take over"
+    ):
         EpisodeWriter(tmp_path / "x.zarr", TASK, takeover=True)
 
 

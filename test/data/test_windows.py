@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -86,20 +88,20 @@ def test_something_is_always_left_to_train_on(n: int, share: float, n_held_out: 
 
 
 def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
-    demonstrations = load_demonstrations(record(tmp_path / "x.zarr", [12, 9]), TASK)
+    demonstrations = load_demonstrations(record(tmp_path / "x.zarr", [16, 9]), TASK)
     assert demonstrations.n_episodes == 2
-    assert demonstrations.n_steps == 21
+    assert demonstrations.n_steps == 25
     assert set(demonstrations.arrays) == {"keypoint", "agent_pos", "action"}
     steps = random_episode(TASK, 9, 1)
-    assert np.array_equal(demonstrations.arrays["action"][12:], np.float32([s["action"] for s in steps]))
+    assert np.array_equal(demonstrations.arrays["action"][16:], np.float32([s["action"] for s in steps]))
     assert len(demonstrations.digest) == 64
 
 
 def test_a_recording_without_a_task_is_judged_by_its_streams(tmp_path: Path) -> None:
     root = zarr.open_group(str(tmp_path / "other.zarr"), mode="w", zarr_format=2)
     for key, dim in (("keypoint", 18), ("agent_pos", 2), ("action", 2)):
-        root.create_array(f"data/{key}", data=np.ones((10, dim), np.float64))
-    root.create_array("meta/episode_ends", data=np.array([10]))
+        root.create_array(f"data/{key}", data=np.random.default_rng(dim).normal(size=(16, dim)))
+    root.create_array("meta/episode_ends", data=np.array([16]))
     demonstrations = load_demonstrations(tmp_path / "other.zarr", TASK)
     assert demonstrations.arrays["action"].dtype == np.float32
 
@@ -138,11 +140,12 @@ def foreign(path: Path, **arrays: np.ndarray) -> Path:
     root = zarr.open_group(str(path), mode="w", zarr_format=2)
     for key, values in arrays.items():
         root.create_array(f"data/{key}", data=values)
-    root.create_array("meta/episode_ends", data=np.array([12, 20]))
+    root.create_array("meta/episode_ends", data=np.array([16, 20]))
     return path
 
 
-GOOD = {"keypoint": np.ones((20, 18)), "agent_pos": np.ones((20, 2)), "action": np.ones((20, 2))}
+RANDOM = np.random.default_rng(0)
+GOOD = {key: RANDOM.normal(size=(20, n)) for key, n in (("keypoint", 18), ("agent_pos", 2), ("action", 2))}
 
 
 def test_a_missing_stream_is_named(tmp_path: Path) -> None:
@@ -162,10 +165,10 @@ def test_another_shape_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_located(tmp_path: Path, value: float) -> None:
     agent_pos = GOOD["agent_pos"].copy()
-    agent_pos[13, 1] = value
+    agent_pos[17, 1] = value
     path = foreign(tmp_path / "x.zarr", **{**GOOD, "agent_pos": agent_pos})
     with pytest.raises(
-        UserError, match=r"data/agent_pos is not finite in 1 row\(s\), first in row 13 \(episode 1\)"
+        UserError, match=r"data/agent_pos is not finite in 1 row\(s\), first in row 17 \(episode 1\)"
     ):
         load_demonstrations(path, TASK)
 
@@ -173,4 +176,101 @@ def test_values_that_are_not_finite_are_located(tmp_path: Path, value: float) ->
 def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     path = foreign(tmp_path / "x.zarr", **{**GOOD, "action": np.ones((20, 2), bool)})
     with pytest.raises(UserError, match="data/action is bool, expected numbers"):
+        load_demonstrations(path, TASK)
+
+
+def test_a_batch_is_taken_from_the_rows_and_holds_no_other() -> None:
+    windows = cut_windows(numbered([20, 25]), TASK, [0, 1])
+    observations, actions = windows.at(np.array([44, 3]))
+    assert actions[:, :, 0].tolist() == [[43, *[44] * 15], list(range(2, 18))]
+    assert observations["keypoint"].shape == (2, 2, 18)
+    assert observations["keypoint"][:, :, 0].tolist() == [[43, 44], [2, 3]]
+    assert windows.sample_bytes == 4 * (2 * (18 + 2) + 16 * 2)
+
+
+def test_normalisation_is_made_for_the_rows_of_the_windows_alone() -> None:
+    assert cut_windows(numbered([20, 25]), TASK, [1]).values("action")[:, 0].tolist() == list(range(20, 45))
+
+
+def test_windows_of_pictures_copy_nothing_until_a_batch_is_taken() -> None:
+    task = small_task()
+    camera = np.zeros((40, 96, 101, 3), np.uint8)
+    camera.flags.writeable = False
+    arrays = {
+        "camera": camera,
+        "pose": np.zeros((40, 3), np.float32),
+        "action": np.zeros((40, 2), np.float32),
+    }
+    tracemalloc.start()
+    windows = cut_windows(Demonstrations(arrays, np.array([40]), ""), task, [0])
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < camera[0].nbytes
+    assert windows.at(np.array([5]))[0]["camera"].shape == (1, 2, 96, 101, 3)
+
+
+def test_pictures_beyond_the_given_memory_are_mapped_from_a_file_beside(tmp_path: Path) -> None:
+    task = small_task()
+    path = record(tmp_path / "x.zarr", [20], task)
+    kept = load_demonstrations(path, task).arrays["camera"]
+    mapped = load_demonstrations(path, task, image_memory_mb=0.1).arrays["camera"]
+    assert not isinstance(kept, np.memmap) and isinstance(mapped, np.memmap)
+    assert np.array_equal(kept, mapped)
+    first = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob(".x.zarr.camera.*.npy")}
+    assert len(first) == 1
+    load_demonstrations(path, task, image_memory_mb=0.1)
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.glob(".x.zarr.camera.*")} == first, "made once"
+    record(path, [18], task)
+    longer = load_demonstrations(path, task, image_memory_mb=0.1).arrays["camera"]
+    assert len(longer) == 38 and np.array_equal(longer[:20], mapped)
+    assert len(list(tmp_path.glob(".x.zarr.camera.*"))) == 1, "the file of what it was is gone"
+
+
+def test_a_folder_without_room_for_the_mapped_pictures_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(tmp_path / "x.zarr", [20], small_task())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dp_ros.data.frames._unpack", full)
+    with pytest.raises(
+        UserError, match=r"npy: cannot be written \(No space left on device\).*0.0 GB. Make room"
+    ):
+        load_demonstrations(path, small_task(), image_memory_mb=0.1)
+
+
+def test_a_window_longer_than_any_episode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"its longest episode has 15 steps, .* has 16 \(horizon\); record longer"
+    ):
+        load_demonstrations(record(tmp_path / "x.zarr", [15, 9]), TASK)
+
+
+def test_a_dimension_that_never_changes_is_refused_by_name(tmp_path: Path) -> None:
+    stuck = {key: values.copy() for key, values in GOOD.items()}
+    stuck["agent_pos"][:, 1] = 7.0
+    with pytest.raises(
+        UserError, match=r"data/agent_pos never changes in 1 of 2 .*: position of agent_y = 7\. Ch"
+    ):
+        load_demonstrations(foreign(tmp_path / "x.zarr", **stuck), TASK)
+    stuck = {key: values.copy() for key, values in GOOD.items()}
+    stuck["action"][:, 0] = 0.0
+    with pytest.raises(
+        UserError, match=r"data/action never changes.*: agent_x = 0\..*out of action.names and"
+    ):
+        load_demonstrations(foreign(tmp_path / "y.zarr", **stuck), TASK)
+
+
+@pytest.mark.parametrize(("apart_s", "refused"), [(0.1, False), (0.11, False), (0.05, True), (0.0, True)])
+def test_steps_at_another_rate_are_refused(tmp_path: Path, apart_s: float, refused: bool) -> None:
+    timestamp = np.concatenate([np.arange(16) * apart_s, 5000 + np.arange(4) * apart_s])
+    path = foreign(tmp_path / "x.zarr", **GOOD, timestamp=timestamp)
+    if not refused:
+        assert load_demonstrations(path, TASK).n_episodes == 2
+        return
+    with pytest.raises(
+        UserError, match=r"its steps are .* s apart \(.*\), task pusht_state says 10 Hz; set rate_hz"
+    ):
         load_demonstrations(path, TASK)
