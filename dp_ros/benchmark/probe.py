@@ -38,6 +38,7 @@ def probe_policy_node(records: Records) -> None:
     from dp_ros.bridge.clock import to_ns
     from dp_ros.bridge.images import decode_image
     from dp_ros.bridge.qos import observation_qos
+    from dp_ros.bridge.setpoint_process import SetpointProcess
     from dp_ros.inference import worker
     from dp_ros.nodes.policy_node import PolicyNode
     from dp_ros.runtime.controller import Controller
@@ -47,7 +48,7 @@ def probe_policy_node(records: Records) -> None:
         records.setdefault(k, []) for k in ("received", "inferences", "published", "ticks")
     )
 
-    tickers: list[Any] = []
+    tick_records: list[Any] = []
     acts = False
     ticker.REMEMBERED = EVERY_TICK
 
@@ -58,20 +59,20 @@ def probe_policy_node(records: Records) -> None:
         if isinstance(message, JointTrajectory):
             published.append((time.time_ns(), to_ns(message.header.stamp)))
 
-    def after_ticker_start(found: Any) -> None:
-        tickers.append(found)
+    def after_process_start(found: Any, *_: Any, **__: Any) -> None:
+        tick_records.append(found.record)
 
     def after_run_start(*_: Any, **__: Any) -> None:
-        """The ticker runs from configuration on; what counts is the time in which the policy acts."""
+        """Setpoints tick from configuration on; what counts is the time in which the policy acts."""
         nonlocal acts
         acts = True
-        for found in tickers:
-            found.clear_statistics()
+        for found in tick_records:
+            found.clear()
 
     def after_run_stop(_: Any) -> None:
         nonlocal acts
         if acts:
-            ticks.extend(dataclasses.asdict(found.statistics()) for found in tickers)
+            ticks.extend(dataclasses.asdict(found.statistics()) for found in tick_records)
         acts = False
 
     def sample(engine: Any, request: Any) -> Any:
@@ -90,7 +91,7 @@ def probe_policy_node(records: Records) -> None:
     _after(PolicyNode, "__init__", watch_camera)
     _after(ObservationBuffer, "add", after_add)
     _after(Publisher, "publish", after_publish)
-    _after(ticker.Ticker, "start", after_ticker_start)
+    _after(SetpointProcess, "__init__", after_process_start)
     _after(Controller, "start", after_run_start)
     _after(Controller, "stop", after_run_stop)
 

@@ -172,6 +172,11 @@ class SetpointOutput(ABC):
             self._publisher.publish(self._message)
             self._last = None
 
+    @property
+    def listeners(self) -> int:
+        """How many subscribers the setpoints reach."""
+        return int(self._publisher.get_subscription_count())
+
     def destroy(self) -> None:
         """Remove the publishers."""
         self._node.destroy_publisher(self._publisher)

@@ -125,6 +125,7 @@ class Robot(RosClient):
         self.until(
             lambda: self.statuses and self.statuses[-1].state == "idle" and not self.statuses[-1].reason,
             "the policy to be ready",
+            limit_s=60.0,  # two processes begin, one after the other, on a busy machine
         )
 
     def call(self, kind: Any, name: str, request: Any) -> Any:

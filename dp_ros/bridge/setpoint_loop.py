@@ -1,0 +1,236 @@
+"""The process that sends setpoints: it takes over what is commanded, ticks, and does nothing else.
+
+    python -m dp_ros.bridge.setpoint_loop FD      # started by `bridge.setpoint_process`, FD is its socket
+
+A process of its own has an interpreter lock of its own, so that neither images nor plans nor publications of the
+policy node hold a setpoint up. What the node's outlet hands over is taken at the beginning of a tick and in force in
+it; lateness and what the gate did go back every 50 ms. Easy to get wrong: when the node is gone, however it went, the
+socket closes, and the robot has to be brought to rest along what was commanded last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+from dp_ros.bridge.outputs import SetpointOutput, make_output
+from dp_ros.bridge.ticker import Ticker, prompt_interpreter
+from dp_ros.errors import UserError
+from dp_ros.runtime.chunk import ChunkSchedule
+from dp_ros.runtime.outlet import Handover, Outlet
+from dp_ros.runtime.safety import BadAction
+from dp_ros.runtime.spline import MotionState
+from dp_ros.task import ActionSpec
+
+#: How long the robot is given to come to rest when the node is gone.
+REST_S = 10.0
+#: Between two reports.
+REPORT_NS = 50_000_000
+#: Ticks in one report, so that it stays small.
+REPORTED = 500
+#: Longest message.
+MESSAGE_BYTES = 1 << 22
+#: How soon the end of the node is noticed where simulated time has to be listened to.
+LISTEN_S = 0.1
+#: How soon the end of the motion is noticed.
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The first message: what to send, and how.
+
+    Attributes:
+        action: with the names of topics resolved.
+        node: name of the node.
+        namespace: of the node.
+        dry_run: publish nothing.
+        realtime_priority: of the ticking thread.
+        use_sim_time: follow /clock.
+        ros_arguments: of the process, such as its security enclave.
+    """
+
+    action: dict[str, Any]
+    node: str
+    namespace: str
+    dry_run: bool
+    realtime_priority: int
+    use_sim_time: bool
+    ros_arguments: list[str]
+
+
+class Publisher(Protocol):
+    """Sends a setpoint."""
+
+    @property
+    def listeners(self) -> int:
+        """How many it reaches."""
+
+    def publish(self, state: MotionState, now_ns: int) -> None:
+        """Send it with this stamp."""
+
+
+class SetpointLoop:
+    """What is done at each tick.
+
+    Args:
+        action: what is commanded.
+        link: connected, keeps messages apart; from the policy node.
+        output: None in a dry run.
+    """
+
+    def __init__(self, action: ActionSpec, link: socket.socket, output: Publisher | None) -> None:
+        self._link, self._output = link, output
+        self.outlet = Outlet(action, ChunkSchedule(action))
+        self._late: list[tuple[int, int]] = []
+        self._reported_ns = 0
+        self._orphaned = False
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the policy node is gone, so that the motion is being brought to rest."""
+        return self._orphaned
+
+    def note(self, late_ns: int, skipped: int) -> None:
+        """Remember a tick for the next report."""
+        self._late.append((late_ns, skipped))
+
+    def tick(self, now_ns: int) -> None:
+        """Take over what has changed, send a setpoint if there is one; raises BadAction."""
+        self.listen(now_ns)
+        state = self.outlet.setpoint(now_ns)
+        if state is not None:
+            if not np.isfinite(state.position).all():
+                raise BadAction(f"the setpoint is {state.position.tolist()}; nothing was sent")
+            if self._output is not None:
+                self._output.publish(state, now_ns)
+        if not 0 <= now_ns - self._reported_ns < REPORT_NS:
+            self._reported_ns = now_ns
+            self.report()
+
+    def listen(self, now_ns: int) -> None:
+        """Take over the newest that has been handed over; where nobody can any more, begin to brake."""
+        if self._orphaned:
+            return
+        newest = b""
+        with contextlib.suppress(BlockingIOError):
+            while message := self._receive():
+                newest = message
+            self._orphaned = True
+        if newest:
+            handover: Handover = pickle.loads(newest)
+            self.outlet.take(handover)
+        if self._orphaned and math.isinf(self.outlet.rest_in_s(now_ns)):
+            self.outlet.brake(now_ns, end=True)
+
+    def _receive(self) -> bytes:
+        """A message, empty if the other end is gone; raises BlockingIOError if there is none."""
+        try:
+            return self._link.recv(MESSAGE_BYTES, socket.MSG_DONTWAIT)
+        except ConnectionError:
+            return b""
+
+    def report(self, **more: Any) -> None:
+        """Tell the policy node how late the ticks were and what the gate did; never waits, and loses nothing."""
+        late, rest = self._late[:REPORTED], self._late[REPORTED:]
+        content = {
+            "late": late,
+            "counts": self.outlet.counts(),
+            "limiting": sorted(self.outlet.limiting),
+            "listeners": 0 if self._output is None else self._output.listeners,
+        }
+        try:
+            self._link.send(json.dumps(content | more).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BlockingIOError, ConnectionError):
+            return
+        self._late = rest
+
+
+def run(link: socket.socket, settings: Settings) -> int:
+    """Tick until the policy node is gone and the robot at rest."""
+    rclpy.init(args=settings.ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(
+        settings.node,
+        namespace=settings.namespace,
+        enable_rosout=False,
+        start_parameter_services=False,
+        parameter_overrides=[Parameter("use_sim_time", value=settings.use_sim_time)],
+    )
+    action = ActionSpec.model_validate(settings.action)
+    output = None if settings.dry_run else make_output(node, action)
+    assert output is None or isinstance(output, SetpointOutput)
+    assert action.rate_hz is not None
+    loop, failed = SetpointLoop(action, link, output), threading.Event()
+
+    def on_error(error: Exception) -> None:
+        loop.report(error=[type(error).__name__, str(error)])
+        failed.set()
+
+    ticker = Ticker(
+        loop.tick,
+        action.rate_hz,
+        node.get_clock(),
+        on_error,
+        realtime_priority=settings.realtime_priority,
+        note=loop.note,
+    )
+    try:
+        with prompt_interpreter():
+            try:
+                ticker.start()
+            except UserError as error:
+                loop.report(refused=str(error))
+                return 2
+            loop.report(ready=True)
+            _wait_for_end(link, node if settings.use_sim_time else None)
+            for _ in range(round(REST_S / POLL_S)):
+                at_rest = loop.outlet.rest_in_s(node.get_clock().now().nanoseconds) == 0.0
+                if (loop.orphaned and at_rest) or failed.wait(POLL_S):
+                    break
+            ticker.stop()
+    finally:
+        if output is not None:
+            output.destroy()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _wait_for_end(link: socket.socket, node: Any) -> None:
+    """Return when the other end of the link is closed; without a node to listen with, this costs no time at all."""
+    poller = select.poll()
+    poller.register(link, 0)  # nothing but its end: messages are the ticking thread's
+    if node is None:
+        poller.poll()
+        return
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not poller.poll(0):
+        executor.spin_once(timeout_sec=LISTEN_S)
+
+
+def main() -> int:
+    """Run on the socket whose number is the first argument."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends after the node, which has last words
+    link = socket.socket(fileno=int(sys.argv[1]))
+    return run(link, Settings(**json.loads(link.recv(MESSAGE_BYTES))))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
