@@ -98,9 +98,8 @@ class Windows:
         rows = self._rows[chosen]
         observed = rows[:, : self._n_obs_steps]
         observations = {key: np.take(self._arrays[key], observed, axis=0) for key in self._streams}
-        if self._relative is not None:
-            return observations, self._relative[chosen]
-        return observations, np.take(self._arrays[ACTION], rows, axis=0)
+        actions = self._relative[chosen] if self._relative is not None else self._arrays[ACTION][rows]
+        return observations, actions
 
     def values(self, key: str) -> NDArray[Any]:
         """All values (n, *shape) of a stream or of `action` that are learnt from: what normalisation is made for."""
@@ -116,7 +115,7 @@ class Windows:
     @property
     def actions(self) -> NDArray[np.float32]:
         """Actions of all windows, (N, horizon, action_dim): a copy."""
-        return self.at(np.arange(len(self)))[1]
+        return self._arrays[ACTION][self._rows] if self._relative is None else self._relative.copy()
 
 
 def load_demonstrations(

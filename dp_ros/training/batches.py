@@ -13,27 +13,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_ros.data.prefetch import Prefetch
 from dp_ros.data.windows import Windows
 from dp_ros.errors import UserError
 from dp_ros.training.config import OptimizationSpec
 
 _ORDER = 1  # what a random number is for; the policy's purposes are others
+#: Size of a batch from which a thread fetches it while the one before is computed, and how many it is ahead.
+_WORTH_A_THREAD_BYTES, _AHEAD = 2**20, 2
 
 
 class Samples:
-    """Windows as tensors."""
+    """Windows as tensors, made when they are asked for."""
 
     def __init__(self, windows: Windows) -> None:
-        self.observations = {key: torch.from_numpy(value) for key, value in windows.observations.items()}
-        self.actions = torch.from_numpy(windows.actions)
+        self.windows = windows
 
     def __len__(self) -> int:
-        return len(self.actions)
+        return len(self.windows)
+
+    @property
+    def actions(self) -> Tensor:
+        """Actions of all samples, (N, horizon, action_dim)."""
+        return torch.from_numpy(self.windows.actions)
 
     def at(self, chosen: Tensor, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
         """Observations {stream: (B, n_obs_steps, *shape)} and actions (B, horizon, action_dim) on a device."""
-        observations = {key: value[chosen].to(device) for key, value in self.observations.items()}
-        return observations, self.actions[chosen].to(device)
+        observations, actions = self.windows.at(chosen.numpy())
+        tensors = {key: torch.from_numpy(value).to(device) for key, value in observations.items()}
+        return tensors, torch.from_numpy(actions).to(device)
 
     def spread(self, most: int) -> Tensor:
         """Indices of at most so many samples, evenly from the first to the last."""
@@ -103,3 +111,19 @@ class Batches:
             parts.append(Part(chosen, first, self.size))
             first += len(chosen)
         return parts[rank :: self._processes]
+
+
+#: A part of a batch with its observations and actions.
+Fetched = tuple[Part, dict[str, Tensor], Tensor]
+
+
+def fetch_ahead(
+    samples: Samples, batches: Batches, steps: int, device: torch.device, rank: int = 0
+) -> Prefetch[list[Fetched]]:
+    """The parts of each step that process `rank` computes, on a device; large ones are fetched ahead of time."""
+
+    def fetch(step: int) -> list[Fetched]:
+        return [(part, *samples.at(part.chosen, device)) for part in batches.parts(step, rank)]
+
+    batch_bytes = samples.windows.sample_bytes * batches.size
+    return Prefetch(fetch, _AHEAD if batch_bytes >= _WORTH_A_THREAD_BYTES else 0, steps)

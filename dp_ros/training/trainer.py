@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from dp_ros.data.layout import NO_SEED
+from dp_ros.data.layout import ACTION, NO_SEED
 from dp_ros.data.replay_buffer import ReplayBuffer
-from dp_ros.data.windows import Demonstrations, cut_windows, load_demonstrations, split_episodes
+from dp_ros.data.windows import Windows, cut_windows, load_demonstrations, split_episodes
 from dp_ros.errors import UserError
 from dp_ros.policies.build import build_policy, check_supported
 from dp_ros.policies.normalizer import min_max
 from dp_ros.policies.policy import Batch, Draw, Policy
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
-from dp_ros.training.batches import Batches, Part, Samples
+from dp_ros.training.batches import Batches, Part, Samples, fetch_ahead
 from dp_ros.training.checkpoint import (
     Progress,
     keep_among_best,
@@ -93,7 +93,7 @@ def train(
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
 
-    # Data: windows of whole episodes, cut in memory; some episodes are held out.
+    # Data: windows of whole episodes; some episodes are held out.
     check_supported(task, config.network)
     demonstrations = load_demonstrations(data, task)
     training, held_out = split_episodes(demonstrations.n_episodes, spec.validation_share, spec.seed)
@@ -104,7 +104,7 @@ def train(
 
     # Policy, its average, optimiser.
     before = open_run(run) if resume else None
-    statistics = before.statistics if before else _statistics(demonstrations, task, training)
+    statistics = before.statistics if before else _statistics(samples.windows, task)
     if start_from is not None:
         statistics = _statistics_of(Path(start_from), task, statistics)
     policy = build_policy(task, statistics, config.network, config.sampler)
@@ -137,6 +137,7 @@ def train(
     facts, log_file = record.model_dump(mode="json"), run / LOG if workers.is_main else None
     started_s = time.monotonic() - progress.wall_time_s
     with (
+        fetch_ahead(samples, batches, spec.steps, workers.device, workers.rank) as ahead,
         MetricsLog(run, spec.logger, progress.step, facts, active=workers.is_main) as log,
         TrainingDisplay(console, spec, progress.step, batches.size, log_file) as display,
         _stop_signals() as stopped,
@@ -170,8 +171,7 @@ def train(
             # One step: this process's parts of the batch, their gradients averaged over parts and processes.
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=workers.device)
-            for part in batches.parts(step, workers.rank):
-                observation, actions = samples.at(part.chosen, workers.device)
+            for part, observation, actions in ahead.at(step):
                 known = _known_actions(spec, step, part, task, config)
                 batch = Batch(observation, actions, known, spec.prefix_noise)
                 with _precision(spec, workers.device):
@@ -286,13 +286,10 @@ def _known_actions(
     return torch.from_numpy(np.arange(task.horizon) < own[:, None])
 
 
-def _statistics(
-    demonstrations: Demonstrations, task: TaskSpec, episodes: list[int]
-) -> dict[str, dict[str, list[float]]]:
-    """Range of every stream and of the action over the training episodes."""
-    episode_of_row = np.searchsorted(demonstrations.episode_ends, np.arange(demonstrations.n_steps), "right")
-    rows = np.isin(episode_of_row, episodes)
-    return {key: min_max(values[: len(rows)][rows]) for key, values in demonstrations.arrays.items()}
+def _statistics(windows: Windows, task: TaskSpec) -> dict[str, dict[str, list[float]]]:
+    """Range of every vector stream and of the action over the training episodes; pictures have theirs by type."""
+    vectors = [key for key, spec in task.observations.items() if not spec.is_image]
+    return {key: min_max(windows.values(key)) for key in (*vectors, ACTION)}
 
 
 @torch.no_grad()
