@@ -7,6 +7,7 @@ run both as one of the test and as one of the demonstrations', so episodes are t
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def load_episodes(run: Path, step: int) -> list[EpisodeRecord]:
                 strict=True,
             )
             return [EpisodeRecord(*values) for values in columns]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is damaged ({error}); take it away") from None
 
 
