@@ -1,11 +1,13 @@
-"""Measures how punctual the setpoint thread is while a policy samples without pause, and what makes it so.
+"""Measures how punctual setpoints are while a policy samples without pause: from a thread of it, and from a process.
 
-    python benchmarks/ticker.py --hz 100 --seconds 60 [--images] [--switch-interval-ms 0.5] [--priority 0]
+    python benchmarks/ticker.py --hz 100 --seconds 60 [--images] [--splices] [--idle] [--priority 0]
 
 The load is the shipped state policy in a thread (ONNX Runtime, one processor thread), the executor in the main
 thread, and with `--images` another process that publishes two 640x480 cameras at 30 Hz and joint states at 500 Hz,
-which are decoded and scaled in callbacks: more than a node does that decodes elsewhere. Each tick publishes a
-setpoint of seven joints. Prints one line with the jitter and what a tick costs.
+which are decoded and scaled in callbacks: more than a node does that decodes elsewhere. With `--splices` the main
+thread plans a chunk ten times a second, as the policy node does. Both tickers run beside it at the same time, so that
+they can be compared on a machine that is not quiet: the thread in this process, which publishes a setpoint of seven
+joints, and the process that `bridge.setpoint_process` starts, which is what the policy node uses. Prints a line each.
 """
 
 from __future__ import annotations
@@ -25,14 +27,16 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from sensor_msgs.msg import Image, JointState
 
-import dp_ros.bridge.ticker as ticker_module
 from dp_ros.bridge.codecs import decode, encode_image
 from dp_ros.bridge.outputs import make_output
 from dp_ros.bridge.qos import observation_qos, reliable_qos
+from dp_ros.bridge.setpoint_process import SetpointProcess
 from dp_ros.bridge.ticker import Ticker, prompt_interpreter
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.paths import share_dir
+from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.outlet import Outlet
 from dp_ros.runtime.spline import MotionState
 from dp_ros.task import ActionSpec, ObservationSpec
 
@@ -108,11 +112,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--images", action="store_true", help="with camera and joint callbacks")
     parser.add_argument("--idle", action="store_true", help="without inference")
-    parser.add_argument(
-        "--switch-interval-ms", type=float, help="5: Python's own, without prompt_interpreter"
-    )
+    parser.add_argument("--splices", action="store_true", help="plan chunks in the main thread")
     parser.add_argument("--priority", type=int, default=0, help="SCHED_FIFO priority of the ticking thread")
-    parser.add_argument("--inference-nice", type=int, default=0, help="nice value of the inference thread")
     parser.add_argument("--model", default=str(share_dir() / "models" / "pusht_state"))
     parser.add_argument("--publish", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -154,7 +155,6 @@ def main() -> None:
 
     def infer() -> None:
         nonlocal inferences
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), options.inference_nice)
         while not ended.is_set():
             engine.sample(observation, noise)
             inferences += 1
@@ -162,39 +162,58 @@ def main() -> None:
     heard = listen(node) if options.images else {}
     sensors = subprocess.Popen([sys.executable, __file__, "--publish"]) if options.images else None
     worker = threading.Thread(target=infer)
-    if options.switch_interval_ms is not None:
-        ticker_module.SWITCH_INTERVAL_S = options.switch_interval_ms / 1e3
-    prompt = contextlib.nullcontext() if options.switch_interval_ms == 5.0 else prompt_interpreter()
     errors: list[Exception] = []
     ticker = Ticker(tick, options.hz, node.get_clock(), errors.append, realtime_priority=options.priority)
+    schedule = ChunkSchedule(action)
+    outlet = Outlet(action, schedule)
+    elsewhere = SetpointProcess(
+        node, action, outlet, dry_run=False, realtime_priority=options.priority, on_error=errors.append
+    )
+
+    def spin(seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        splice_s = time.monotonic()
+        while (now_s := time.monotonic()) < end_s:
+            if options.splices and now_s >= splice_s:
+                splice_s = now_s + 0.1
+                start_ns = time.time_ns() + 50_000_000
+                values = np.sin(start_ns / 1e9 + 0.1 * np.arange(16))[:, None].repeat(7, axis=1)
+                schedule.splice(ActionChunk(start_ns, 100_000_000, values, start_ns))
+                outlet.open(start_ns)
+            executor.spin_once(timeout_sec=0.05)
+
     try:
-        with prompt:
+        with prompt_interpreter():
             if not options.idle:
                 worker.start()
-            warm_s = time.monotonic() + 3.0
-            while time.monotonic() < warm_s:
-                executor.spin_once(timeout_sec=0.05)
+            spin(3.0)
+            elsewhere.record.clear()
             ticker.start()
             begin = (time.monotonic(), inferences, dict(heard), time.process_time())
-            while time.monotonic() < begin[0] + options.seconds:
-                executor.spin_once(timeout_sec=0.05)
+            spin(options.seconds)
             ticker.stop()
             wall_s = time.monotonic() - begin[0]
             n, cpu = inferences - begin[1], (time.process_time() - begin[3]) / wall_s
+        results = {"thread": ticker.statistics(), "process": elsewhere.statistics()}
     finally:
         ended.set()
+        outlet.close()
+        elsewhere.close()
         if sensors is not None:
             sensors.terminate()
             sensors.wait()
         if worker.is_alive():
             worker.join()
+    for name, result in results.items():
+        print(
+            f"{name}: {result.hz:g} Hz, {result.total + result.missed} ticks due, {result.missed} late by a period or "
+            f"more; jitter ms p50 {result.jitter_p50_ms:.3f} p99 {result.jitter_p99_ms:.3f} max {result.jitter_max_ms:.3f}"
+        )
     counts = "".join(f", {(heard[k] - begin[2][k]) / wall_s:.0f} {k}/s" for k in heard)
     tick_us = np.percentile(np.array(spent_ns) / 1e3, [50, 99])
-    result = ticker.statistics()
     print(
-        f"{result.hz:g} Hz, {result.total} ticks, {result.missed} missed; jitter ms p50 {result.jitter_p50_ms:.3f} "
-        f"p99 {result.jitter_p99_ms:.3f} max {result.jitter_max_ms:.3f}; a tick takes us p50 {tick_us[0]:.0f} "
-        f"p99 {tick_us[1]:.0f}; {n / wall_s:.1f} inferences/s{counts}; {cpu:.2f} cores; load {os.getloadavg()[0]:.1f}"
+        f"a tick of the thread takes us p50 {tick_us[0]:.0f} p99 {tick_us[1]:.0f}; {n / wall_s:.1f} inferences/s"
+        f"{counts}; {cpu:.2f} cores; load {os.getloadavg()[0]:.1f}"
     )
     if errors:
         raise errors[0]

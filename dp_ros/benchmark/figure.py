@@ -98,7 +98,7 @@ def _ticks(panel: Any, ticks: list[TickResult]) -> None:
             axes.annotate(f" {value:.2g} ms", (value, y), va="center", fontsize=9)
     axes.set_yticks(
         range(len(ticks)),
-        [f"{t.hz:g} Hz\n{t.missed} of {t.total}\nmissed" for t in ticks],
+        [f"{t.hz:g} Hz\n{t.missed} of {t.total} late\nby a period" for t in ticks],
     )
     axes.invert_yaxis()
     axes.set_xscale("log")

@@ -44,8 +44,8 @@ class TickResult:
     Attributes:
         hz: rate of the ticks.
         total: ticks that were due.
-        missed: of these, those that came more than a period late or not at all.
-        jitter_ms: how far from its time each tick came.
+        missed: of these, those that were late by a period or more: they were skipped, or came when the next was due.
+        jitter_ms: how long after its time each tick that was not skipped came.
     """
 
     hz: float
@@ -141,7 +141,7 @@ def _table(title: str, first: str, headings: Sequence[str]) -> Table:
 
 
 def _ticks_table(ticks: Sequence[TickResult]) -> Table:
-    headings = ("ticks", "missed", "jitter p50 ms", "p99 ms", "max ms")
+    headings = ("ticks due", "late by a period or more", "jitter p50 ms", "p99 ms", "max ms")
     table = _table("setpoint ticks while inference runs without pause", "rate", headings)
     for tick in ticks:
         jitter = tick.jitter_ms

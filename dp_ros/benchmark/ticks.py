@@ -1,9 +1,9 @@
 """Whether setpoints leave on time while the model computes without pause.
 
-The policy node runs as a process of its own with inference back to back, takes the robot's joint states and
-keypoints, and sends setpoints over DDS from its ticker thread (`bridge.ticker`). A tick is due at every period of a
-grid that does not drift. Its jitter is how long after that it began; a tick that begins a whole period late or
-more is missed. Easy to get wrong: ticks that were skipped are not in the jitter, so look at `missed` first.
+The policy node runs with inference back to back, takes the robot's joint states and keypoints, and sends setpoints
+over DDS from a process beside it (`bridge.setpoint_loop`). A tick is due at every period of a grid that does not
+drift. Its jitter is how long after that it began; a tick that would begin a whole period late or more is missed. Easy
+to get wrong: of several ticks that a stall held up only one is run and has a jitter, so look at `missed` first.
 """
 
 from __future__ import annotations
