@@ -207,7 +207,8 @@ def main() -> None:
     for name, result in results.items():
         print(
             f"{name}: {result.hz:g} Hz, {result.total + result.missed} ticks due, {result.missed} late by a period or "
-            f"more; jitter ms p50 {result.jitter_p50_ms:.3f} p99 {result.jitter_p99_ms:.3f} max {result.jitter_max_ms:.3f}"
+            f"more; jitter ms p50 {result.jitter_p50_ms:.3f} p99 {result.jitter_p99_ms:.3f} "
+            f"max {result.jitter_max_ms:.3f}"
         )
     counts = "".join(f", {(heard[k] - begin[2][k]) / wall_s:.0f} {k}/s" for k in heard)
     tick_us = np.percentile(np.array(spent_ns) / 1e3, [50, 99])
