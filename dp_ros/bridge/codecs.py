@@ -8,7 +8,7 @@ may publish others in between.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from dp_ros.errors import UserError
 from dp_ros.runtime import rotation
 from dp_ros.runtime.alignment import orientation_fields, with_positive_w
 from dp_ros.sim.trajectory_controller import Trajectory
-from dp_ros.task import ObservationSpec
+from dp_ros.task import ActionSpec, ObservationSpec
 
 Array = npt.NDArray[Any]
 Decoder = Callable[[Any, ObservationSpec], Array]
@@ -172,3 +172,64 @@ def decode_trajectory(message: Any) -> Trajectory:
         [list(point.velocities) for point in message.points],
         [list(point.accelerations) for point in message.points],
     )
+
+
+def decode_setpoint(message: Any, action: ActionSpec, names: Sequence[str]) -> list[float]:
+    """Values of a setpoint in the order of `names`, the command names that share the action's topic.
+
+    A Float64MultiArray has no names: its order is the task's. A JointState may name more joints, in any order.
+
+    Raises:
+        CodecProblem: saying what the message has and what the task says.
+    """
+    values = _SETPOINTS[action.type](message, action, names)
+    if len(values) != len(names):
+        raise CodecProblem(
+            f"{action.topic} has {len(values)} value(s), the task says {len(names)}: {', '.join(names)}"
+        )
+    return values
+
+
+def _array_setpoint(message: Any, action: ActionSpec, names: Sequence[str]) -> list[float]:
+    return list(message.data)
+
+
+def _joint_setpoint(message: Any, action: ActionSpec, names: Sequence[str]) -> list[float]:
+    field = "velocity" if action.is_velocity else "position"
+    data, index = getattr(message, field), {name: i for i, name in enumerate(message.name)}
+    absent = [name for name in names if name not in index]
+    if absent:
+        raise CodecProblem(f"{action.topic} has joints {list(message.name)}, the task also names {absent}")
+    if len(data) != len(message.name):
+        raise CodecProblem(f"{action.topic} has {len(data)} {field} value(s) for {len(message.name)} joints")
+    return [data[index[name]] for name in names]
+
+
+def _pose_setpoint(message: Any, action: ActionSpec, names: Sequence[str]) -> list[float]:
+    _check_frame(message, action)
+    place, turn = message.pose.position, message.pose.orientation
+    try:
+        unit = rotation.normalize(np.array([turn.x, turn.y, turn.z, turn.w]))
+    except rotation.BadRotation as problem:
+        raise CodecProblem(f"{action.topic}: {problem}") from None
+    return [place.x, place.y, place.z, *unit.tolist()]
+
+
+def _twist_setpoint(message: Any, action: ActionSpec, names: Sequence[str]) -> list[float]:
+    _check_frame(message, action)
+    linear, angular = message.twist.linear, message.twist.angular
+    return [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
+
+
+def _check_frame(message: Any, action: ActionSpec) -> None:
+    given = message.header.frame_id
+    if given and action.frame_id and given != action.frame_id:
+        raise CodecProblem(f"{action.topic} is in frame {given}, the task says {action.frame_id}")
+
+
+_SETPOINTS: dict[str, Callable[[Any, ActionSpec, Sequence[str]], list[float]]] = {
+    "std_msgs/msg/Float64MultiArray": _array_setpoint,
+    "sensor_msgs/msg/JointState": _joint_setpoint,
+    "geometry_msgs/msg/PoseStamped": _pose_setpoint,
+    "geometry_msgs/msg/TwistStamped": _twist_setpoint,
+}

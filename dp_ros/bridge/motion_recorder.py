@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.clock import to_ns
-from dp_ros.bridge.codecs import CodecProblem, decode, decode_trajectory, message_class
+from dp_ros.bridge.codecs import CodecProblem, decode, decode_setpoint, decode_trajectory, message_class
 from dp_ros.bridge.qos import observation_qos
 from dp_ros.calibration.motion_recording import MotionRecording, Samples, column_names
 from dp_ros.calibration.pictures import thumbnail
@@ -197,17 +197,7 @@ def _stamp_ns(message: Any, received_ns: int) -> int:
 
 def _setpoint(action: ActionSpec, message: Any, names: tuple[str, ...]) -> list[float] | None:
     """Values of one message in the order of names; None if it does not hold them."""
-    if action.type.endswith("Float64MultiArray"):
-        row = list(message.data)
-    elif action.type.endswith("JointState"):
-        data = message.velocity if action.is_velocity else message.position
-        if len(data) != len(message.name) or not set(names) <= set(message.name):
-            return None
-        row = [data[list(message.name).index(name)] for name in names]
-    elif action.type.endswith("PoseStamped"):
-        place, turn = message.pose.position, message.pose.orientation
-        row = [place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w]
-    else:
-        linear, angular = message.twist.linear, message.twist.angular
-        row = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
-    return row if len(row) == len(names) else None
+    try:
+        return decode_setpoint(message, action, names)
+    except CodecProblem:
+        return None

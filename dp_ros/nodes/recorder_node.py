@@ -3,7 +3,8 @@
 Services `~/start`, `~/save` and `~/discard` bound an episode; rows begin with the operator's first command
 and end with the last. Nothing is filled in: a stream that is missing or too old at a grid time, or an
 operator who pauses, ends the recording with a reason, and what came before it can still be saved. Easy to get
-wrong: rows are aligned by header stamps, so a driver that does not set them cannot be recorded.
+wrong: rows are aligned by header stamps, so a driver that does not set them cannot be recorded. With
+`takeover_topic` it records a policy's runs, and marks the steps at which an operator had taken over.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.bridge.clock import to_ns, to_stamp
-from dp_ros.bridge.codecs import decode_trajectory
+from dp_ros.bridge.command_intake import CommandIntake
 from dp_ros.bridge.lockstep import DONE_TOPIC, LockstepParticipant
 from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.parameters import declare
@@ -35,11 +35,12 @@ from dp_ros.runtime.demonstration import CommandGapError, DemonstrationRows
 from dp_ros.runtime.observation import BadObservation, ObservationProblem
 from dp_ros.task import load_task
 
-TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 WATCH_S = 0.02
 STATUS_S = 0.5
-#: Commands that wait for this process while it is held up: 2 s of a 100 Hz operator.
-COMMAND_DEPTH = 200
+#: Between the operator's last command and the policy's first: its timeout, and an inference.
+TAKEOVER_HOLD_S = 1.5
+#: The policy says that the operator took over when it notices; rows wait that long for it.
+TAKEOVER_NOTICED_NS = 100_000_000
 
 
 class RecorderNode(Node):
@@ -74,20 +75,37 @@ class RecorderNode(Node):
             low=-1,
             high=2**62,
         )
+        operator_topic: str = declare(
+            self,
+            "operator_topic",
+            "/policy/operator",
+            "on which the operator commands who takes over from a policy; counts with takeover_topic",
+            read_only=True,
+        )
+        takeover_topic: str = declare(
+            self,
+            "takeover_topic",
+            "",
+            "on which a policy says that an operator has taken over, e.g. /policy/takeover; marks these steps",
+            read_only=True,
+        )
         if not out:
             raise UserError(
                 "parameter out is empty; give the recording to make or extend, e.g. out:=data/x.zarr"
             )
-        if task.action.type != TRAJECTORY:
+        if self._lockstep and (task.action.output != "trajectory" or takeover_topic):
             raise UserError(
-                f"task {task.name}: action.type is {task.action.type}; demonstrations are recorded from {TRAJECTORY}"
+                f"task {task.name}: lockstep records trajectories without takeovers; set lockstep to false"
             )
         self._max_age_ns = round(1e9 * max(spec.max_age_s for spec in task.observations.values()))
-        self._rows = DemonstrationRows(task, round(task.dt_ns * (1.0 if self._lockstep else hold_steps)))
-        self._writer = EpisodeWriter(out, task)
+        hold_ns = round(task.dt_ns * (1.0 if self._lockstep else hold_steps))
+        if takeover_topic:
+            hold_ns = max(hold_ns, round(1e9 * TAKEOVER_HOLD_S))
+        self._rows = DemonstrationRows(task, hold_ns, takeovers=bool(takeover_topic))
+        self._writer = EpisodeWriter(out, task, takeover=bool(takeover_topic))
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._writes: deque[WriteFuture[Any]] = deque()
-        self._recording = False
+        self._recording = self._taking = False
         self._epoch = 0  # of the buffer
         self._anchor_ns: int | None = None  # newest sample of the anchor
         self._last_ns: int | None = None  # where an episode that is being saved ends
@@ -102,7 +120,6 @@ class RecorderNode(Node):
         self._times: deque[int] = deque()  # grid times whose rows are due
         self._pending_ns: int | None = None  # clock time that lockstep waits for
         self._operator_done: dict[int, int] = {}  # clock time: stamp of the operator's command for it, or 0
-        self._commands_here: deque[int] = deque(maxlen=64)
         self._status_pub = self.create_publisher(RecorderStatus, "~/status", latched_qos())
         self._intake = ObservationIntake(
             self,
@@ -112,8 +129,15 @@ class RecorderNode(Node):
             now_ns=self._now,
             on_sample=self._sampled,
         )
-        self._command_sub = self.create_subscription(
-            JointTrajectory, task.action.topic, self._command, reliable_qos(COMMAND_DEPTH)
+        self._commands = CommandIntake(
+            self,
+            task,
+            self._rows,
+            lockstep=self._lockstep,
+            now_ns=self._now,
+            operator_topic=operator_topic if takeover_topic else "",
+            takeover_topic=takeover_topic,
+            on_command=self._commanded,
         )
         self._participant = None
         if self._lockstep:
@@ -147,8 +171,8 @@ class RecorderNode(Node):
             response.message = f"already recording, {self._rows.n_rows} steps so far; save or discard them"
         elif self._rows.n_rows:
             response.message = f"{self._rows.n_rows} steps are not saved yet; save or discard them"
-        elif not self._command_sub.get_publisher_count():
-            response.message = f"no operator is connected to {self._task.action.topic} yet; start one first"
+        elif topics := self._commands.unconnected():
+            response.message = f"no operator is connected to {', '.join(topics)} yet; start one first"
         else:
             try:
                 self._rows.buffer.check_fresh(self._now())
@@ -170,8 +194,10 @@ class RecorderNode(Node):
             await self._rows_until(self._now())
         steps, early = self._rows.n_rows, not self._recording
         if not steps:
+            self._last_ns = None
+            topics = ", ".join(self._rows.uncommanded()) or self._task.action.topic
             response.message = "no steps to save: " + (
-                f"nothing was commanded on {self._task.action.topic}" if self._recording else "not recording"
+                f"nothing was commanded on {topics}" if self._recording else "not recording"
             )
             return response
         try:
@@ -232,41 +258,16 @@ class RecorderNode(Node):
     def _clock_set_back(self) -> None:
         """Forget the commands of a time that is now to come, as the buffer has forgotten its samples."""
         self._epoch = self._rows.buffer.epoch
-        self._rows.commands.clear()
+        self._rows.forget_commands()
         self._operator_done.clear()
         if self._recording:
             self._end("the clock was set back")
 
-    def _command(self, message: Any, info: Any) -> None:
-        self._add_command(message, info)
-        self._advance()
-
-    def _take_waiting_commands(self) -> None:
-        """Take the commands that are here but not handled yet: one of them may belong to the row that is due.
-
-        After this process was held up, the executor takes one message of each topic in turn.
-        """
-        while not self._lockstep:
-            with self._command_sub.handle:
-                taken = self._command_sub.handle.take_message(JointTrajectory, False)
-            if taken is None:
-                return
-            self._add_command(*taken)
-
-    def _add_command(self, message: Any, info: Any) -> None:
-        command = decode_trajectory(message)
-        if self._lockstep:
-            received_ns = command.stamp_ns
-        elif self.get_clock().ros_time_is_active:
-            received_ns = self._now()
-        else:  # when it was sent: this process may have been held up since
-            received_ns = info["source_timestamp"]
-        problem = self._rows.commands.add(
-            command.stamp_ns, command.names, command.times_ns, command.positions, received_ns
-        )
-        if problem is not None and self._recording:
+    def _commanded(self, problem: str | None) -> None:
+        if problem and self._recording:
             self._end(problem)
-        self._commands_here.append(command.stamp_ns)
+        if not self._taking:
+            self._advance()
 
     def _tick(self, time_ns: int) -> None:
         self._pending_ns = time_ns
@@ -296,7 +297,10 @@ class RecorderNode(Node):
     def _advance(self) -> None:
         """Write the rows that are due, and let lockstep go on when there is no more to come for its time."""
         while self._recording and self._next_in_episode() and self._ready(self._times[0]):
-            self._take_waiting_commands()
+            if not self._lockstep:
+                self._taking = True
+                self._commands.take_waiting()
+                self._taking = False
             if self._recording:
                 self._take(self._times.popleft())
         while self._writes and self._writes[0].done():
@@ -330,9 +334,11 @@ class RecorderNode(Node):
             command_ns = self._operator_done.get(time_ns)
             return (
                 command_ns is not None
-                and (command_ns == 0 or command_ns in self._commands_here)
+                and (command_ns == 0 or command_ns in self._commands.here)
                 and self._rows.buffer.complete_at(time_ns)
             )
+        if self._rows.takeovers is not None and self._now() < time_ns + TAKEOVER_NOTICED_NS:
+            return False
         late = {key for key in self._task.observations if (self._rows.buffer.newest_ns(key) or 0) < time_ns}
         return not late or (late <= self._quiet and self._now() - time_ns > self._max_age_ns)
 

@@ -64,7 +64,7 @@ class Stage:
         publishers = [p for p in (self.keypoints, self.joints, self.commands) if p is not None]
         self.until(lambda: all(p.get_subscription_count() for p in publishers), "subscriptions")
         if operator:
-            self.until(lambda: self.recorder._command_sub.get_publisher_count(), "the operator's connection")
+            self.until(lambda: not self.recorder._commands.unconnected(), "the operator's connection")
         self.until(lambda: all(c.service_is_ready() for c in self.triggers.values()), "services")
         if lockstep:
             self.until(lambda: self.clock.get_subscription_count(), "clock")
