@@ -35,9 +35,9 @@ from dp_ros.bridge.ticker import Ticker, prompt_interpreter
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.paths import share_dir
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.spline import MotionState
 from dp_ros.runtime.outlet import Outlet
-from dp_ros.runtime.spline import MotionState
 from dp_ros.task import ActionSpec, ObservationSpec
 
 JOINTS = [f"joint_{i}" for i in range(7)]

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller
 from dp_ros.runtime.execution import InferenceRequest
+from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.supervisor import SafetyOptions
 from dp_ros.task import TaskSpec
 

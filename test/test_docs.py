@@ -11,9 +11,9 @@ import pytest
 
 from dp_ros.paths import share_dir
 from dp_ros.runtime import stream, supervisor
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
-from dp_ros.runtime.limiter import HARDER, MOST_TICKS, Reason
-from dp_ros.runtime.planning import COARSE_S, TICK_S
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.limiter import HARDER, MOST_TICKS, Reason
+from dp_ros.runtime.motion.planning import COARSE_S, TICK_S
 from dp_ros.runtime.supervisor import Reaction, SafetyOptions, Supervisor
 from dp_ros.task import TaskSpec, load_task
 

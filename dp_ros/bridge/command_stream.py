@@ -15,8 +15,8 @@ import numpy as np
 from dp_ros.bridge.outputs import TrajectoryOutput
 from dp_ros.bridge.setpoint_process import SetpointProcess
 from dp_ros.bridge.ticker import TickStatistics
+from dp_ros.runtime.motion.spline import TrajectoryPoints
 from dp_ros.runtime.outlet import Outlet
-from dp_ros.runtime.spline import TrajectoryPoints
 from dp_ros.task import ActionSpec
 
 #: How long the end waits for the robot to come to rest.

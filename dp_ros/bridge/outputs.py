@@ -26,9 +26,9 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from dp_ros.bridge.clock import to_duration, to_stamp
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.msg import ActionChunk as ActionChunkMsg
-from dp_ros.runtime.chunk import ActionChunk
+from dp_ros.runtime.motion.chunk import ActionChunk
+from dp_ros.runtime.motion.spline import MotionState, TrajectoryPoints
 from dp_ros.runtime.safety import BadAction
-from dp_ros.runtime.spline import MotionState, TrajectoryPoints
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]

@@ -31,10 +31,10 @@ from rclpy.signals import SignalHandlerOptions
 from dp_ros.bridge.outputs import SetpointOutput, make_output
 from dp_ros.bridge.ticker import Ticker, prompt_interpreter
 from dp_ros.errors import UserError
-from dp_ros.runtime.chunk import ChunkSchedule
+from dp_ros.runtime.motion.chunk import ChunkSchedule
+from dp_ros.runtime.motion.spline import MotionState
 from dp_ros.runtime.outlet import Handover, Outlet
 from dp_ros.runtime.safety import BadAction
-from dp_ros.runtime.spline import MotionState
 from dp_ros.task import ActionSpec
 
 #: How long the robot is given to come to rest when the node is gone.

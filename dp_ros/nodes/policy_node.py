@@ -34,8 +34,8 @@ from dp_ros.nodes.policy_options import (
 )
 from dp_ros.nodes.policy_state import controller_silent, could_begin, progress, refusal, standstill, state_of
 from dp_ros.nodes.policy_view import PolicyView
-from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller, Stop
+from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.observation import BadObservation
 from dp_ros.runtime.outlet import outright
 from dp_ros.runtime.safety import BadAction

@@ -22,8 +22,8 @@ from dp_ros.inference.worker import InferenceResult
 from dp_ros.msg import ActionChunk as ActionChunkMsg
 from dp_ros.msg import PolicyStatus
 from dp_ros.nodes.policy_options import PolicyOptions
-from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller
+from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.safety import BadAction
 from dp_ros.runtime.supervisor import Verdict
 from dp_ros.task import TaskSpec

@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dp_ros.runtime.action_space import ActionSpace
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.ensemble import TemporalEnsemble
 from dp_ros.runtime.execution import Execution, InferenceRequest, eased, plan_prefix
 from dp_ros.runtime.lead import Lead
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.observation import ObservationBuffer, ObservationProblem, Window
 from dp_ros.runtime.outcome import TIME_LIMIT, RunCounts, Stop, Tick
 from dp_ros.runtime.outlet import Outlet

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
-from dp_ros.runtime.commanded import Commanded
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.commanded import Commanded
+from dp_ros.runtime.motion.spline import MotionState, TrajectoryPoints
 from dp_ros.runtime.safety import SetpointGate, gate_points
-from dp_ros.runtime.spline import MotionState, TrajectoryPoints
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]

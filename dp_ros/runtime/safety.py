@@ -12,9 +12,9 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.limiter import MotionLimiter, Reason, limiter_for
-from dp_ros.runtime.limits import MotionLimits
-from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
+from dp_ros.runtime.motion.limiter import MotionLimiter, Reason, limiter_for
+from dp_ros.runtime.motion.limits import MotionLimits
+from dp_ros.runtime.motion.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dp_ros.runtime import rotation
 from dp_ros.runtime.action_space import ActionSpace
-from dp_ros.runtime.chunk import ChunkSchedule
+from dp_ros.runtime.motion.chunk import ChunkSchedule
 from dp_ros.runtime.observation import ObservationBuffer
 from dp_ros.task import ActionSpec, TaskSpec
 

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dp_ros.errors import UserError
-from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller
 from dp_ros.runtime.execution import MODES, Execution, InferenceRequest
+from dp_ros.runtime.motion.chunk import ActionChunk
+from dp_ros.runtime.motion.spline import TrajectoryPoints
 from dp_ros.runtime.observation import ObservationBuffer
 from dp_ros.runtime.outlet import outright
-from dp_ros.runtime.spline import TrajectoryPoints
 from dp_ros.sim.pusht import MAX_STEPS, PushT
 from dp_ros.sim.pusht_view import render
 from dp_ros.sim.trajectory_controller import Trajectory, TrajectoryController

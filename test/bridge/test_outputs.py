@@ -17,9 +17,9 @@ from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.codecs import decode_trajectory, message_class
 from dp_ros.bridge.outputs import encode_command, encode_points, encode_trajectory, make_output
 from dp_ros.bridge.qos import reliable_qos
-from dp_ros.runtime.chunk import ActionChunk
+from dp_ros.runtime.motion.chunk import ActionChunk
+from dp_ros.runtime.motion.spline import MotionState, TrajectoryPoints
 from dp_ros.runtime.safety import BadAction
-from dp_ros.runtime.spline import MotionState, TrajectoryPoints
 from dp_ros.sim.trajectory_controller import TrajectoryController
 from dp_ros.task import ActionSpec
 from dp_ros.task.action import ARRAY, JOINT_STATE, POSE, TRAJECTORY, TWIST, TWIST_NAMES

@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("rclpy")
 
 from dp_ros.bridge.setpoint_loop import REPORTED, SetpointLoop
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.spline import MotionState
 from dp_ros.runtime.outlet import Outlet
 from dp_ros.runtime.safety import BadAction
-from dp_ros.runtime.spline import MotionState
 from dp_ros.task import ActionSpec
 
 MS = 1_000_000

@@ -25,7 +25,7 @@ from dp_ros.bridge.command_stream import CommandStream  # noqa: E402
 from dp_ros.bridge.qos import reliable_qos  # noqa: E402
 from dp_ros.bridge.setpoint_process import enclave_arguments  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule  # noqa: E402
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule  # noqa: E402
 from dp_ros.runtime.outlet import Outlet  # noqa: E402
 from dp_ros.task import ActionSpec  # noqa: E402
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.chunk import ChunkSchedule
-from dp_ros.runtime.limits import MotionLimits
+from dp_ros.runtime.motion.chunk import ChunkSchedule
+from dp_ros.runtime.motion.limits import MotionLimits
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]

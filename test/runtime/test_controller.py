@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller, InferenceRequest, Stop
+from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.supervisor import SafetyOptions
 from dp_ros.task import TaskSpec, load_task
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp_ros.runtime.chunk import ActionChunk
 from dp_ros.runtime.controller import Controller, Stop, Tick
 from dp_ros.runtime.execution import Execution, InferenceRequest
+from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.supervisor import SafetyOptions
 from dp_ros.sim.trajectory_controller import Trajectory, TrajectoryController
 from dp_ros.task import TaskSpec, load_task

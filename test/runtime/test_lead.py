@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule, Seam
 from dp_ros.runtime.controller import Controller
 from dp_ros.runtime.lead import LONGEST_S, RECENT, Lead
-from dp_ros.runtime.planning import Planner
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule, Seam
+from dp_ros.runtime.motion.planning import Planner
 from test.runtime.motion_specs import joints
 from test.runtime.test_controller import DT, Loop
 

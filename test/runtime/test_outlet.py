@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.outlet import AFTER_REST_NS, Handover, Outlet
 from dp_ros.task import ActionSpec
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp_ros.runtime.limiter import Reason
-from dp_ros.runtime.limits import MotionLimits
+from dp_ros.runtime.motion.limiter import Reason
+from dp_ros.runtime.motion.limits import MotionLimits
+from dp_ros.runtime.motion.spline import MotionState
 from dp_ros.runtime.safety import BadAction, SetpointGate
-from dp_ros.runtime.spline import MotionState
 from dp_ros.task import ActionSpec
 from test.runtime.motion_specs import divided_differences, joints, pose
 

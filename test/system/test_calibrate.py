@@ -25,7 +25,7 @@ from dp_ros.bridge.outputs import encode_trajectory
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.calibration.motion_recording import MotionRecording
 from dp_ros.paths import share_dir
-from dp_ros.runtime.chunk import ActionChunk
+from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.task import load_task
 from test.calibration.motion import Motion
 from test.calibration.scenes import fixed_camera

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.commanded import HISTORY_NS, SHORTEST_NS, Commanded, Steps, outright_points
-from dp_ros.runtime.planning import Planner
-from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
+from dp_ros.runtime.motion.commanded import HISTORY_NS, SHORTEST_NS, Commanded, Steps, outright_points
+from dp_ros.runtime.motion.planning import Planner
+from dp_ros.runtime.motion.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp_ros.runtime import planning
-from dp_ros.runtime.axis_limiter import AxisLimiter, Excess
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
-from dp_ros.runtime.limiter import HARDER, MOST_TICKS, MotionLimiter
-from dp_ros.runtime.limits import MotionLimits
-from dp_ros.runtime.planning import BRACKETS, HALVINGS, LATER_TICKS
+from dp_ros.runtime.motion import planning
+from dp_ros.runtime.motion.axis_limiter import AxisLimiter, Excess
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.limiter import HARDER, MOST_TICKS, MotionLimiter
+from dp_ros.runtime.motion.limits import MotionLimits
+from dp_ros.runtime.motion.planning import BRACKETS, HALVINGS, LATER_TICKS
+from dp_ros.runtime.motion.spline import MotionState, QuinticPath, TrajectoryPoints
+from dp_ros.runtime.motion.stopping import stopping_ranges
 from dp_ros.runtime.safety import gate_points
-from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
-from dp_ros.runtime.stopping import stopping_ranges
 from dp_ros.task import ActionSpec
 from test.runtime.motion_specs import assert_smooth, joints, sampled
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.limits import MotionLimits
+from dp_ros.runtime.motion.limits import MotionLimits
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule, Seam
-from dp_ros.runtime.commanded import SHORTEST_NS
-from dp_ros.runtime.limits import MotionLimits
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule, Seam
+from dp_ros.runtime.motion.commanded import SHORTEST_NS
+from dp_ros.runtime.motion.limits import MotionLimits
+from dp_ros.runtime.motion.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.runtime.safety import SetpointGate, gate_points
-from dp_ros.runtime.spline import MotionState, QuinticPath, TrajectoryPoints
 from dp_ros.sim.trajectory_controller import Trajectory, TrajectoryController
 from dp_ros.task import ActionSpec
 from test.runtime.motion_specs import assert_smooth, joints, pose, sampled

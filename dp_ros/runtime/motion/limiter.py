@@ -18,10 +18,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.axis_limiter import SLACK, AxisLimiter, Excess, Point
-from dp_ros.runtime.limits import MotionLimits
-from dp_ros.runtime.spline import MotionState, QuinticPath
-from dp_ros.runtime.stopping import stopping_ranges
+from dp_ros.runtime.motion.axis_limiter import SLACK, AxisLimiter, Excess, Point
+from dp_ros.runtime.motion.limits import MotionLimits
+from dp_ros.runtime.motion.spline import MotionState, QuinticPath
+from dp_ros.runtime.motion.stopping import stopping_ranges
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]

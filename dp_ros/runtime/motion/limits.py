@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.spline import Bounds, QuinticPath
+from dp_ros.runtime.motion.spline import Bounds, QuinticPath
 from dp_ros.task import ActionSpec
 
 Floats = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_ros.runtime.chunk import ActionChunk, ChunkSchedule
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from test.runtime.motion_specs import joints
 
 DT = 100_000_000

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dp_ros.runtime.spline import MotionState, QuinticPath, through_waypoints
+from dp_ros.runtime.motion.spline import MotionState, QuinticPath, through_waypoints
 
 MS = 1_000_000
 T0 = 1_700_000_000 * 1_000_000_000

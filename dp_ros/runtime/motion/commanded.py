@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dp_ros.runtime.spline import QuinticPath, TrajectoryPoints
+from dp_ros.runtime.motion.spline import QuinticPath, TrajectoryPoints
 
 Floats = npt.NDArray[np.float64]
 
