@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from dp_ros.runtime.action_space import ActionSpace
 from dp_ros.runtime.ensemble import TemporalEnsemble
-from dp_ros.runtime.execution import Execution, InferenceRequest, eased, plan_prefix
+from dp_ros.runtime.execution import Execution, InferenceRequest, SoftStart, plan_prefix
 from dp_ros.runtime.lead import Lead
 from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.observation import ObservationBuffer, ObservationProblem, Window
@@ -36,8 +36,6 @@ from dp_ros.runtime.prefix import Prefix
 from dp_ros.runtime.safety import BadAction, LimitGate
 from dp_ros.runtime.supervisor import (
     CLOCK_JUMP,
-    CLOCK_STOPPED,
-    CONTROLLER_SILENT,
     INFERENCE_FAILED,
     INFERENCE_OVERDUE,
     OBSERVATION_REASONS,
@@ -46,7 +44,7 @@ from dp_ros.runtime.supervisor import (
     SafetyOptions,
     Supervisor,
 )
-from dp_ros.runtime.tracking import measured_state, standing_at, tracking_problem
+from dp_ros.runtime.tracking import Whereabouts
 from dp_ros.task import TaskSpec
 
 Floats = npt.NDArray[np.float64]
@@ -99,9 +97,9 @@ class Controller:
         self._executed = max(task.n_action_steps, self._every) if outright else self._available
         self._runs = 0
         self._held = self._yielded = False
-        self._anchor: Floats | None = None
+        self._soft_start = SoftStart(task.action, self.supervisor.authority)
         self.buffer = ObservationBuffer(task)
-        self._absences_seen: tuple[int, ...] = ()  # when something was commanded last
+        self._robot = Whereabouts(task, self._space, self.buffer, self.supervisor)
         self.schedule = ChunkSchedule(task.action, smooth=not immediate)
         self.outlet = Outlet(task.action, self.schedule)
         self.counts = RunCounts()
@@ -143,35 +141,21 @@ class Controller:
         """Forget what was commanded; go on from where the robot is, at rest, with authority that rises again."""
         # A brake of the last run that is still on its way goes on, unless the robot was away meanwhile.
         if not self.outlet.is_moving(now_ns) or self._was_away(now_ns):
-            start = None if self._immediate else self._standing_at(now_ns)
+            commanded = self.outlet.last_position(now_ns)
+            start = None if self._immediate else self._robot.standing_at(now_ns, commanded)
             self.outlet.close()
             self.schedule.clear()
             if start is not None:
                 self.schedule.hold(start, now_ns)
-            self._anchor = start
-        self._authority_ns: int | None = None
+            self._soft_start.begin(start)
+        self._soft_start.rise_again()
         self._ensemble.clear()
         self._last_observation_ns: int | None = None
         self._wait_steps, self._held, self._yielded = 0, False, False
         self._fed_ns, self._moved = now_ns, False
 
-    def _standing_at(self, now_ns: int) -> Floats | None:
-        measured = measured_state(self._space, self._task, self.buffer, now_ns)
-        # A robot that was away since it was commanded may stand elsewhere, if only by less than the tracking error.
-        commanded = self.outlet.last_position(now_ns) if self._absences() == self._absences_seen else None
-        return standing_at(self._task.action, measured, commanded)
-
     def _was_away(self, now_ns: int) -> bool:
-        """Whether the robot may stand elsewhere than it was commanded to, and where it stands is known."""
-        measured = measured_state(self._space, self._task, self.buffer, now_ns)
-        return not self._immediate and measured is not None and self._absences() != self._absences_seen
-
-    def _absences(self) -> tuple[int, ...]:
-        """How often the robot's state, its controller and its time have been gone so far."""
-        state, counters = self._task.action.state, self.supervisor.counters
-        gaps = 0 if state is None else self.buffer.counts[state].gaps
-        clock = counters[CLOCK_JUMP] + counters[CLOCK_STOPPED]
-        return gaps, self.buffer.epoch, clock, counters[CONTROLLER_SILENT]
+        return not self._immediate and self._robot.was_away(now_ns)
 
     # --- time -------------------------------------------------------------------------------------------
 
@@ -268,10 +252,7 @@ class Controller:
             self.supervisor.report(CLOCK_JUMP, "ROS time was set back", steady_s)
         if not self._immediate:
             self._report_overdue(now_ns)
-            measured = measured_state(self._space, self._task, self.buffer, now_ns)
-            message = (
-                tracking_problem(self._task.action, self.schedule, measured) if self.outlet.is_open else ""
-            )
+            message = self._robot.off_course(self.schedule, now_ns) if self.outlet.is_open else ""
             self.supervisor.report(TRACKING_ERROR, message, now_ns / 1e9)
         return window, problem
 
@@ -326,7 +307,7 @@ class Controller:
             return "holding"
         if self.outlet.limiting:
             return "limiting"
-        return "open" if self._anchor is None else "soft_start"
+        return "soft_start" if self._soft_start.active else "open"
 
     def preview(self, request: InferenceRequest, actions: npt.NDArray[np.floating]) -> Floats:
         """What a sample would command, (n, command_dim), were it executed; raises BadAction."""
@@ -390,7 +371,7 @@ class Controller:
         if not len(due.values):
             self._wait_steps = 0
             return None
-        due = replace(due, values=self._soft_start(due))
+        due = replace(due, values=self._soft_start.follow(due))
         before = self.schedule.commanded_at(due.start_ns - 1)
         if before is not None:
             before = np.where(np.isnan(before), due.values[0], before)
@@ -402,7 +383,7 @@ class Controller:
             self.schedule.splice(due)
         else:
             # Late actions are not commanded, but tell how the chunk moves where it joins.
-            late = chunk.values[: due.dropped] if not clamped and self._anchor is None else values[:0]
+            late = chunk.values[: due.dropped] if not clamped and not self._soft_start.active else values[:0]
             whole = replace(
                 due, start_ns=due.start_ns - len(late) * due.dt_ns, values=np.concatenate([late, values])
             )
@@ -413,19 +394,7 @@ class Controller:
                 self._wait_steps = 0
                 return None
             due = on_time if len(on_time.values) else due
-        self._moved, self._absences_seen = True, self._absences()
+        self._moved = True
+        self._robot.commanded()
         self.outlet.open(due.start_ns)
         return due
-
-    def _soft_start(self, chunk: ActionChunk) -> Floats:
-        """Values (n, dim) with the authority that the run has by their times."""
-        if self._anchor is None:
-            return chunk.values
-        if self._authority_ns is None:
-            self._authority_ns = chunk.start_ns
-        times = chunk.start_ns + chunk.dt_ns * np.arange(len(chunk.values)) - self._authority_ns
-        share = np.array([self.supervisor.authority(float(t) / 1e9) for t in times])
-        if share[0] == 1.0:
-            self._anchor = self._authority_ns = None
-            return chunk.values
-        return eased(self._task.action, self._anchor, chunk.values, share)

@@ -8,6 +8,7 @@ comes from the model's manifest, where a benchmark wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from dp_ros.errors import UserError
 from dp_ros.runtime import rotation
 from dp_ros.runtime.action_space import ActionSpace
-from dp_ros.runtime.motion.chunk import ChunkSchedule
+from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.observation import Window
 from dp_ros.runtime.prefix import Prefix
 from dp_ros.task import ActionSpec, TaskSpec
@@ -139,3 +140,43 @@ def eased(action: ActionSpec, anchor: Floats, values: Floats, share: Floats) -> 
     grippers = list(action.gripper_indices)
     blended[:, grippers] = values[:, grippers]
     return blended
+
+
+class SoftStart:
+    """Authority of the policy over the robot, which rises from none to all.
+
+    Args:
+        action: what is commanded.
+        authority: share of the policy's command that is followed, by the seconds since the first action.
+    """
+
+    def __init__(self, action: ActionSpec, authority: Callable[[float], float]) -> None:
+        self._action, self._authority = action, authority
+        self._anchor: Floats | None = None
+        self._begin_ns: int | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether commands are not followed in full yet."""
+        return self._anchor is not None
+
+    def begin(self, anchor: Floats | None) -> None:
+        """Go away from a position, (command_dim,); None: that is not known, and commands are followed in full."""
+        self._anchor = anchor
+
+    def rise_again(self) -> None:
+        """Where it is active: begin with the next action."""
+        self._begin_ns = None
+
+    def follow(self, chunk: ActionChunk) -> Floats:
+        """Values (n, dim) of a chunk, each with the authority that there is by its time."""
+        if self._anchor is None:
+            return chunk.values
+        if self._begin_ns is None:
+            self._begin_ns = chunk.start_ns
+        times = chunk.start_ns + chunk.dt_ns * np.arange(len(chunk.values)) - self._begin_ns
+        share = np.array([self._authority(float(t) / 1e9) for t in times])
+        if share[0] == 1.0:
+            self._anchor = self._begin_ns = None
+            return chunk.values
+        return eased(self._action, self._anchor, chunk.values, share)

@@ -15,6 +15,7 @@ from dp_ros.runtime import rotation
 from dp_ros.runtime.action_space import ActionSpace
 from dp_ros.runtime.motion.chunk import ChunkSchedule
 from dp_ros.runtime.observation import ObservationBuffer
+from dp_ros.runtime.supervisor import CLOCK_JUMP, CLOCK_STOPPED, CONTROLLER_SILENT, Supervisor
 from dp_ros.task import ActionSpec, TaskSpec
 
 Floats = npt.NDArray[np.float64]
@@ -81,3 +82,49 @@ def standing_at(action: ActionSpec, measured: Measured | None, commanded: Floats
         return measured.position
     near = (difference(action, commanded, measured.position) <= np.array(allowed)).all()
     return commanded if near else measured.position
+
+
+class Whereabouts:
+    """Where the robot stands, and whether it may have been moved since it was commanded.
+
+    Args:
+        task: which stream measures the robot.
+        space: of the task.
+        buffer: its samples.
+        supervisor: that has seen its controller and its time go.
+    """
+
+    def __init__(
+        self, task: TaskSpec, space: ActionSpace, buffer: ObservationBuffer, supervisor: Supervisor
+    ) -> None:
+        self._task, self._space, self._buffer, self._supervisor = task, space, buffer, supervisor
+        self._seen: tuple[int, ...] = ()
+
+    def measured(self, now_ns: int) -> Measured | None:
+        """The newest measured state, if it is known."""
+        return measured_state(self._space, self._task, self._buffer, now_ns)
+
+    def off_course(self, schedule: ChunkSchedule, now_ns: int) -> str:
+        """Which value is further from its command than the task allows, for a person; empty if none is."""
+        return tracking_problem(self._task.action, schedule, self.measured(now_ns))
+
+    def commanded(self) -> None:
+        """Something was commanded: what was absent before does not count any more."""
+        self._seen = self._absences()
+
+    def was_away(self, now_ns: int) -> bool:
+        """Whether the robot may stand elsewhere than it was commanded to, and where it stands is known."""
+        return self.measured(now_ns) is not None and self._absences() != self._seen
+
+    def standing_at(self, now_ns: int, commanded: Floats | None) -> Floats | None:
+        """Where a motion from rest begins, (command_dim,); None if nothing measures it."""
+        # A robot that was away since it was commanded may stand elsewhere, if only by less than the tracking error.
+        known = commanded if self._absences() == self._seen else None
+        return standing_at(self._task.action, self.measured(now_ns), known)
+
+    def _absences(self) -> tuple[int, ...]:
+        """How often the robot's state, its controller and its time have been gone so far."""
+        state, counters = self._task.action.state, self._supervisor.counters
+        gaps = 0 if state is None else self._buffer.counts[state].gaps
+        clock = counters[CLOCK_JUMP] + counters[CLOCK_STOPPED]
+        return gaps, self._buffer.epoch, clock, counters[CONTROLLER_SILENT]
