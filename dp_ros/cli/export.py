@@ -17,11 +17,19 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import MANIFEST_FILE, Provenance, explain, load_manifest, utc_now
+from dp_ros.inference.manifest import (
+    MANIFEST_FILE,
+    ONNX_FILE,
+    AnyNetwork,
+    Provenance,
+    explain,
+    load_manifest,
+    utc_now,
+)
 from dp_ros.inference.sampler import SamplerSpec
 
 if TYPE_CHECKING:
-    from dp_ros.policies.diffusion import DiffusionPolicy
+    from dp_ros.policies.policy import Policy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="denoising steps (default: as the recipe says; with --sampler ddpm all levels of the training)",
     )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="scale of the noise that draws start from; below 1 they are more alike (default: as the recipe says, 1)",
+    )
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
 
 
@@ -62,26 +76,29 @@ def run(args: argparse.Namespace) -> int:
         policy, origin = _from_run(args)
     manifest = export_policy(policy, args.model, force=args.force, **origin)
     size = sum(spec.bytes for spec in manifest.files.values())
+    drawn: str = manifest.network.kind
+    if manifest.network.denoises:
+        drawn = f"{manifest.sampler.method} with {manifest.sampler.num_inference_steps} steps"
+    checked = "graph and torch agree" if ONNX_FILE in manifest.files else "no graph, runs in torch"
     Console().print(
-        f"{args.model}: {manifest.model_id}, {size / 1e6:.1f} MB, {manifest.sampler.method} with "
-        f"{manifest.sampler.num_inference_steps} steps, prefix {manifest.prefix}; graph and torch agree",
+        f"{args.model}: {manifest.model_id}, {size / 1e6:.1f} MB, {drawn}, prefix {manifest.prefix}; {checked}",
         highlight=False,
         soft_wrap=True,
     )
     return 0
 
 
-def _from_run(args: argparse.Namespace) -> tuple[DiffusionPolicy, dict[str, Any]]:
+def _from_run(args: argparse.Namespace) -> tuple[Policy, dict[str, Any]]:
     """The policy of a run, and what its manifest says of where it came from."""
-    from dp_ros.policies.diffusion import DiffusionPolicy
+    from dp_ros.policies.build import build_policy
     from dp_ros.training.checkpoint import load_weights
     from dp_ros.training.run_folder import BEST, LAST, open_run
 
     record = open_run(args.source)
     config = record.config
     checkpoint: Literal["best", "last"] = args.checkpoint or "best"
-    sampler = _sampler(config.sampler, args.sampler, args.num_inference_steps)
-    policy = DiffusionPolicy(record.task_spec(args.source), record.statistics, config.network, sampler)
+    sampler = _sampler(config.network, config.sampler, args)
+    policy = build_policy(record.task_spec(args.source), record.statistics, config.network, sampler)
     try:
         progress = load_weights(args.source / (BEST if checkpoint == "best" else LAST), policy)
     except UserError as error:
@@ -93,7 +110,7 @@ def _from_run(args: argparse.Namespace) -> tuple[DiffusionPolicy, dict[str, Any]
         n_steps=record.n_steps,
         seed=config.training.seed,
         steps=progress.step,
-        samples=progress.step * config.training.batch_size,
+        samples=progress.step * record.samples_per_step,
         wall_time_s=round(progress.wall_time_s, 1),
         checkpoint=checkpoint,
         created=utc_now(),
@@ -104,29 +121,33 @@ def _from_run(args: argparse.Namespace) -> tuple[DiffusionPolicy, dict[str, Any]
     return policy, {"provenance": provenance}
 
 
-def _from_model(args: argparse.Namespace) -> tuple[DiffusionPolicy, dict[str, Any]]:
+def _from_model(args: argparse.Namespace) -> tuple[Policy, dict[str, Any]]:
     """The policy of a model folder; what is known of it stays true as long as the sampler does."""
     from dp_ros.inference.torch import load_policy
 
     if args.checkpoint is not None:
         raise UserError(f"--checkpoint: {args.source} is a model and has no checkpoints; leave it out")
     manifest = load_manifest(args.source)
-    sampler = _sampler(manifest.sampler, args.sampler, args.num_inference_steps)
+    sampler = _sampler(manifest.network, manifest.sampler, args)
     origin: dict[str, Any] = {"provenance": manifest.provenance}
     if sampler == manifest.sampler:
         origin |= {"scores": manifest.scores, "execution": manifest.execution}
     return load_policy(args.source, manifest, sampler), origin
 
 
-def _sampler(recipe: SamplerSpec, method: str | None, n_steps: int | None) -> SamplerSpec:
-    """The recipe's sampler with what was asked for. Raises UserError for a number of steps that cannot be."""
+def _sampler(network: AnyNetwork, recipe: SamplerSpec, args: argparse.Namespace) -> SamplerSpec:
+    """The recipe's sampler with what was asked for. Raises UserError for a value that cannot be."""
     changes: dict[str, Any] = {}
-    if method is not None:
-        changes["method"] = method
-        if method == "ddpm":
+    if args.sampler is not None:
+        changes["method"] = args.sampler
+        if args.sampler == "ddpm":
             changes["num_inference_steps"] = recipe.train_steps
-    if n_steps is not None:
-        changes["num_inference_steps"] = n_steps
+    if args.num_inference_steps is not None:
+        changes["num_inference_steps"] = args.num_inference_steps
+    if args.temperature is not None:
+        changes["temperature"] = args.temperature
+    if changes and not network.denoises:
+        raise UserError(f"sampler: a {network.kind} policy does not denoise; leave {', '.join(changes)} out")
     try:
         return SamplerSpec.model_validate({**recipe.model_dump(), **changes})
     except ValidationError as error:

@@ -123,7 +123,8 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
         graph.constant(name, np.zeros(shape, np.float32))
     graph.add(head, "observation/", {**{key: key for key in streams}, "film": "observation_film"})
     _add_prefix(graph, policy)
-    x = "noise"
+    x = _tempered(graph, "noise", policy.sampler.temperature)
+    step_noise = _tempered(graph, STEP_NOISE_INPUT, policy.sampler.temperature) if noisy else ""
     for k, (step, film) in enumerate(zip(steps, films, strict=True)):
         graph.constant(f"film/{k}", film[None])
         graph.constant(f"coefficients/{k}", _coefficients(step))
@@ -136,7 +137,7 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
         names |= {"known": "prefix/known", "fresh": f"fresh/{k}", "next": f"actions/{k}"}
         if noisy:
             graph.constant(f"number/{k}", np.array([k]))
-            graph.node("Gather", [STEP_NOISE_INPUT, f"number/{k}"], f"fresh/{k}", axis=0)
+            graph.node("Gather", [step_noise, f"number/{k}"], f"fresh/{k}", axis=0)
         graph.add(body, f"step{k}/", names, shared="network/")
         x = f"actions/{k}"
     graph.node("Sub", [x, "action/offset"], "action/shifted")
@@ -146,6 +147,15 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     graph.node("Where", ["prefix/fixed/column", PREFIX_INPUT, "action/drawn"], "action")
     graph.save(path, {name: spec.shape for name, spec in inputs.items()}, {"action": actions})
     return inputs
+
+
+def _tempered(graph: _Graph, noise: str, temperature: float) -> str:
+    """Name of the input `noise` once it is scaled."""
+    if temperature == 1.0:
+        return noise
+    graph.constant(f"{noise}/temperature", np.full(1, temperature, np.float32))
+    graph.node("Mul", [noise, f"{noise}/temperature"], f"{noise}/tempered")
+    return f"{noise}/tempered"
 
 
 def _add_prefix(graph: _Graph, policy: DiffusionPolicy) -> None:

@@ -32,6 +32,9 @@ class SamplerSpec(BaseModel):
     """DDIM (no noise after the first draw), or DDPM (new noise at each step)."""
     num_inference_steps: int = Field(default=10, ge=1)
     """Number of denoising steps."""
+    temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
+    """Standard deviation of the noise that a draw starts from, and of what DDPM adds: below 1, draws lie closer to
+    what the policy thinks most likely, and are less diverse; 0: the same chunk for every noise."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplerSpec:

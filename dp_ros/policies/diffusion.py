@@ -171,7 +171,7 @@ class DiffusionPolicy(Policy):
         steps = denoising_steps(self.sampler, num_inference_steps)
         fresh = self._fresh_noise(noise, len(steps))
         condition = self.encode(observation)
-        actions = noise
+        actions = noise * self.sampler.temperature
         if prefix is None:
             for k, step in enumerate(scheduler.timesteps):
                 prediction = self.unet(actions, step.expand(len(actions)), condition)
@@ -211,7 +211,7 @@ class DiffusionPolicy(Policy):
         if self.sampler.method == "ddim":
             return None
         drawn = [step_noise(each, n_steps) for each in noise.numpy()]
-        return torch.from_numpy(np.stack(drawn, axis=1))
+        return torch.from_numpy(np.stack(drawn, axis=1)) * self.sampler.temperature
 
 
 def guidance_gain(weights: Tensor, noise_share: float | Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from dp_ros.inference.manifest import (  # noqa: E402
 from dp_ros.inference.sampler import sampling_noise  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.runtime.prefix import Prefix  # noqa: E402
-from test.policies.small import prefix_policy, small_policy  # noqa: E402
+from test.policies.small import observation_batch, prefix_policy, small_policy  # noqa: E402
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
@@ -56,6 +56,8 @@ def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, t
         (prefix_policy, {}, "trained"),
         (prefix_policy, {"method": "ddpm", "num_inference_steps": 12}, "trained"),
         (small_policy, {"method": "ddpm", "num_inference_steps": 25, "prediction": "sample"}, "guided"),
+        (prefix_policy, {"temperature": 0.7}, "trained"),
+        (small_policy, {"method": "ddpm", "num_inference_steps": 12, "temperature": 0.5}, "guided"),
     ],
 )
 def test_every_sampler_and_network_is_exported_as_it_is(
@@ -119,3 +121,28 @@ def test_weights_are_stored_once_however_many_steps_the_graph_has(exported: Path
     stored = sum(4 * math.prod(shape) for shape in shapes)
     per_step = 4 * (192 + 6)  # FiLM of the noise level, DDIM coefficients
     assert stored < n_bytes + 10 * per_step + 2000
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+def test_a_low_temperature_draws_alike_and_none_draws_one_chunk(
+    engine: str, method: str, tmp_path: Path
+) -> None:
+    spread = []
+    for temperature in (1.0, 0.1, 0.0):
+        policy = small_policy(method=method, num_inference_steps=5, temperature=temperature)
+        folder = tmp_path / f"model{temperature}"
+        export.export_policy(policy, folder)
+        loaded = load_engine(folder, engine)
+        observation = export.made_up_observations(policy, 1)[0]
+        drawn = [loaded.sample(observation, sampling_noise(k, 0, (16, 2))) for k in range(8)]
+        spread.append(np.ptp(drawn, axis=0).mean())
+    assert spread[0] > 1.2 * spread[1] > 0
+    assert spread[2] == 0
+
+
+def test_temperature_scales_the_noise_that_a_draw_starts_from() -> None:
+    noise = torch.from_numpy(sampling_noise(3, 0, (16, 2)))[None]
+    observation = observation_batch(1)
+    warm, cool = small_policy(), small_policy(temperature=0.25)
+    assert torch.equal(cool.sample(observation, noise), warm.sample(observation, 0.25 * noise))
