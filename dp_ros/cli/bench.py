@@ -3,6 +3,7 @@
     dp-ros bench runtime --json out/runtime.json --plot out/runtime.png
     dp-ros bench runtime --seconds 20              # a short look at everything
     dp-ros bench runtime --only delay --record     # choose the model's default execution
+    dp-ros bench train                             # training steps a second: bench_train.py
 
 Ticks and stages run the nodes as processes over DDS in real time: leave the machine alone meanwhile. Seams and
 scores run in simulated time, where the load of the machine changes nothing but the duration.
@@ -38,6 +39,7 @@ from dp_ros.benchmark.report import MODES, BenchmarkMode, RuntimeReport
 from dp_ros.benchmark.seam import SEAM_LATENCY_MS, SEAM_SEEDS, measure_seams
 from dp_ros.benchmark.stages import stage_quantiles
 from dp_ros.benchmark.ticks import RATES_HZ
+from dp_ros.cli import bench_train
 from dp_ros.cli.eval import require_writable
 from dp_ros.errors import UserError
 from dp_ros.inference.load import ENGINES, choose_engine, load_engine
@@ -53,7 +55,7 @@ REPEATS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dp-ros bench`."""
-    parser.add_argument("what", choices=("runtime",), help="what to measure")
+    parser.add_argument("what", choices=("runtime", "train"), help="what to measure")
     parser.add_argument(
         "--model",
         default="pusht_state",
@@ -89,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there")
     parser.add_argument("--plot", metavar="PNG", type=Path, help="draw them there")
+    bench_train.add_arguments(parser)
     parser.add_argument(
         "--record",
         action="store_true",
@@ -117,6 +120,8 @@ class _Plan:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print tables, write what was asked for."""
+    if args.what == "train":
+        return bench_train.run(args)
     parts = _parts(args.only, args.record)
     plan = _plan(args)
     for path in (args.json, args.plot):
