@@ -17,10 +17,11 @@ from dp_ros.bridge.diagnostics import PERIOD_S, diagnostics, policy_status, setp
 from dp_ros.bridge.markers import chunk_markers
 from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.outputs import encode_chunk
+from dp_ros.bridge.policy_samples import encode_sample
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.inference.worker import InferenceResult
 from dp_ros.msg import ActionChunk as ActionChunkMsg
-from dp_ros.msg import PolicyStatus
+from dp_ros.msg import PolicySample, PolicyStatus
 from dp_ros.nodes.policy_options import PolicyOptions
 from dp_ros.runtime.controller import Controller
 from dp_ros.runtime.motion.chunk import ActionChunk
@@ -44,6 +45,7 @@ class PolicyView:
         self._diagnostics_s = 0.0
         self._chunk: ActionChunk | None = None  # in force
         self._chunks = node.create_publisher(ActionChunkMsg, "~/action_chunk", reliable_qos())
+        self._samples = node.create_publisher(PolicySample, "~/sample", reliable_qos())
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", reliable_qos())
         self._status = node.create_publisher(PolicyStatus, "~/status", reliable_qos())
         self._last: Any = None
@@ -76,6 +78,12 @@ class PolicyView:
         """Publish a chunk that has been commanded."""
         self._chunk = chunk
         self._chunks.publish(encode_chunk(chunk, self._task.action.command_names, model_id))
+
+    def publish_sample(self, result: InferenceResult, model_id: str) -> None:
+        """Publish what the policy was asked and answered, whatever becomes of it."""
+        if result.actions is not None:
+            names = self._task.action.names
+            self._samples.publish(encode_sample(result.request, result.actions, names, model_id))
 
     def draw(self, controller: Controller, result: InferenceResult, now_ns: int) -> None:
         """Publish the chunk in force and the alternatives to it."""
@@ -138,3 +146,4 @@ class PolicyView:
         self._node.destroy_publisher(self._markers)
         self._node.destroy_publisher(self._status)
         self._node.destroy_publisher(self._chunks)
+        self._node.destroy_publisher(self._samples)

@@ -10,7 +10,7 @@ by a bag that loops, everything kept lies in the future and is forgotten; `epoch
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
@@ -55,10 +55,13 @@ class Window:
     Attributes:
         stamp_ns: capture time of the newest step, the time action 0 is meant for.
         observations: stream name to array (n_obs_steps, *shape), oldest first.
+        newest_ns: capture time of the newest sample that each stream had given by then, used or not: what has to
+            be there for the same window to come out again.
     """
 
     stamp_ns: int
     observations: Mapping[str, Array]
+    newest_ns: Mapping[str, int] = field(default_factory=dict)
 
 
 class ObservationBuffer:
@@ -238,7 +241,8 @@ class ObservationBuffer:
             FrozenStream: see `check_fresh`.
         """
         stamp_ns, aligned = self._newest_aligned(now_ns)
-        return Window(stamp_ns, {key: np.stack(values) for key, values in aligned.items()})
+        newest_ns = {key: stream.stamps[-1] for key, stream in self._streams.items()}
+        return Window(stamp_ns, {key: np.stack(values) for key, values in aligned.items()}, newest_ns)
 
     def newest_complete_ns(self, now_ns: int) -> int | None:
         """Capture time of the newest step of `window(now_ns)`, None if there is no window."""
