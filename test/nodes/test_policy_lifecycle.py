@@ -15,6 +15,7 @@ rclpy = pytest.importorskip("rclpy")
 
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 
+from dp_ros.nodes.policy_loop import PolicyLoop  # noqa: E402
 from dp_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from dp_ros.runtime.outcome import Tick  # noqa: E402
 from dp_ros.runtime.safety import BadAction  # noqa: E402
@@ -33,6 +34,13 @@ def node(ros_domain: int, tmp_path: Path) -> Iterator[PolicyNode]:
     yield node
     node.destroy_node()
     rclpy.shutdown()
+
+
+def configured(node: PolicyNode) -> PolicyLoop:
+    if node._loop is None:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node._loop is not None
+    return node._loop
 
 
 def open_files() -> int:
@@ -82,8 +90,7 @@ def test_an_operator_on_the_policys_own_topic_is_refused_at_configuration(
 ) -> None:
     from rclpy.parameter import Parameter
 
-    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-    topic = slash + node._task.action.topic.lstrip("/")
+    topic = slash + configured(node)._task.action.topic.lstrip("/")
     assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
     node.set_parameters([Parameter("operator_topic", value=topic)])
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
@@ -96,33 +103,33 @@ def test_a_brake_that_cannot_be_sent_does_not_end_the_node(
     def refuse(now_ns: int) -> None:
         raise BadAction("point 0 of x has nan; nothing was sent")
 
-    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-    monkeypatch.setattr(node._controller, "tick", lambda now_ns, steady_s: Tick(braked=True))
-    monkeypatch.setattr(node._commands, "update", refuse)
-    node._tick(node.get_clock().now().nanoseconds)
+    loop = configured(node)
+    monkeypatch.setattr(loop._controller, "tick", lambda now_ns, steady_s: Tick(braked=True))
+    monkeypatch.setattr(loop._commands, "update", refuse)
+    loop._tick(node.get_clock().now().nanoseconds)
 
 
 def test_no_goal_begins_while_an_inference_of_the_last_one_is_long_under_way(node: PolicyNode) -> None:
-    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    loop = configured(node)
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     now_ns = node.get_clock().now().nanoseconds
-    assert node._refusal() == ""
-    node._inferring, node._asked_s = True, time.monotonic()
-    assert node._refusal() == "", "one that has just begun is waited for"
-    node._asked_s -= 2.0
-    assert node._refusal().startswith("INFERENCE_OVERDUE: an inference of the goal before")
-    assert node._could_begin(now_ns).reason == "INFERENCE_OVERDUE", "the status says so as well"
-    node._inferring = False
-    assert node._refusal() == ""
+    assert loop._refusal() == ""
+    loop._inferring, loop._asked_s = True, time.monotonic()
+    assert loop._refusal() == "", "one that has just begun is waited for"
+    loop._asked_s -= 2.0
+    assert loop._refusal().startswith("INFERENCE_OVERDUE: an inference of the goal before")
+    assert loop._could_begin(now_ns).reason == "INFERENCE_OVERDUE", "the status says so as well"
+    loop._inferring = False
+    assert loop._refusal() == ""
 
 
 def test_no_goal_begins_while_the_clock_stands_still(node: PolicyNode) -> None:
-    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    loop = configured(node)
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     now_ns = node.get_clock().now().nanoseconds
     for wait_s in (0.0, 0.6):
-        node._controller.watch_clock(now_ns, time.monotonic() + wait_s)
-    assert node._refusal().startswith("CLOCK_STOPPED: ")
-    assert node._could_begin(now_ns).reason == "CLOCK_STOPPED"
-    node._controller.watch_clock(now_ns + 650_000_000, time.monotonic() + 0.65)
-    assert node._refusal() == ""
+        loop._controller.watch_clock(now_ns, time.monotonic() + wait_s)
+    assert loop._refusal().startswith("CLOCK_STOPPED: ")
+    assert loop._could_begin(now_ns).reason == "CLOCK_STOPPED"
+    loop._controller.watch_clock(now_ns + 650_000_000, time.monotonic() + 0.65)
+    assert loop._refusal() == ""
