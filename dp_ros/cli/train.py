@@ -3,7 +3,7 @@
     dp-ros train --task pusht_state --data data/pusht.zarr --out runs/pusht
     dp-ros train --out runs/pusht --resume        after Ctrl-C, or a power cut
     dp-ros train --task pusht_state --data data/pusht.zarr training.seed=42 network.widths=[64,128]
-    accelerate launch --num_processes 2 -m dp_ros.cli.main train --task pusht_state --data data/pusht.zarr
+    accelerate launch --multi_gpu --num_processes 2 -m dp_ros.cli.main train --task pusht_state --data ...
     dp-ros train --task pusht_state --data data/pusht.zarr --out runs/prefix --start-from runs/pusht \\
         --prefix-steps 7 --steps 4000 --lr 5e-4   teach it to go on from a prefix
 

@@ -37,7 +37,8 @@ class Progress:
     Attributes:
         step: optimiser steps done. evaluated_step: step of the last evaluation. best_merit: merit of the best
         evaluation so far (mean score, or minus the validation loss), None before one. best_step: step of that
-        evaluation. wall_time_s: time spent training, over all resumptions.
+        evaluation. wall_time_s: time spent training, over all resumptions. losses: of the steps since their mean was
+        last written, so that the next mean is over the same steps after a resumption.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class Progress:
     best_merit: float | None = None
     best_step: int = 0
     wall_time_s: float = 0.0
+    losses: list[float] = dataclasses.field(default_factory=list)
 
 
 def save_checkpoint(

@@ -15,6 +15,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dp_ros.training.checkpoint import Progress as TrainingProgress
 from dp_ros.training.config import OptimizationSpec
 
 _MEAN_OVER = 50  # steps
@@ -27,7 +28,7 @@ class TrainingDisplay:
     Args:
         console: where.
         spec: for the number of steps.
-        step: where the run starts from.
+        progress: where the run starts from; the losses that are not in a mean yet are kept in it.
         samples_per_step: of a step.
         log: file that the lines are added to, too; None for none.
     """
@@ -36,15 +37,16 @@ class TrainingDisplay:
         self,
         console: Console,
         spec: OptimizationSpec,
-        step: int,
+        progress: TrainingProgress,
         samples_per_step: int,
         log: Path | None = None,
     ) -> None:
         self.mean_loss = float("nan")
         """Mean loss of the last full stretch of steps."""
+        step = progress.step
         self._console, self._spec, self._step = console, spec, step
         self._per_step, self._log = samples_per_step, log
-        self._losses: list[float] = []
+        self._losses = progress.losses
         self._first_step, self._started_s = step, time.monotonic()
         self._bar = Progress(
             TextColumn("training"),

@@ -139,18 +139,14 @@ def train(
     with (
         fetch_ahead(samples, batches, spec.steps, workers.device, workers.rank) as ahead,
         MetricsLog(run, spec.logger, progress.step, facts, active=workers.is_main) as log,
-        TrainingDisplay(console, spec, progress.step, batches.size, log_file) as display,
+        TrainingDisplay(console, spec, progress, batches.size, log_file) as display,
         _stop_signals() as stopped,
     ):
         while True:
             step = progress.step
             due = step % spec.eval_every == 0 or step == spec.steps
-            if due and step > progress.evaluated_step:
-                result = (
-                    _evaluate(average.policy, samples, validation, starts, spec, stopped)
-                    if workers.is_main
-                    else None
-                )
+            if due and step > progress.evaluated_step and workers.is_main:
+                result = _evaluate(average.policy, samples, validation, starts, spec, stopped)
                 if result is not None:
                     metrics, episodes = result
                     progress.evaluated_step = step
@@ -216,7 +212,8 @@ def _start_states(
             f"{known[0]}) are those of demonstrations in {data}, so their score would say too much; choose others"
         )
     seen = [int(recorded[i]) for i in training if recorded[i] != NO_SEED]
-    return {"test": fresh, "train": list(dict.fromkeys(seen))[: spec.eval_train_episodes]}
+    groups = {"test": fresh, "train": list(dict.fromkeys(seen))[: spec.eval_train_episodes]}
+    return {group: seeds for group, seeds in groups.items() if seeds}
 
 
 def _statistics_of(

@@ -1,10 +1,11 @@
 """The processes that train one policy together, and the device of this one.
 
-    accelerate launch --num_processes 2 -m dp_ros.cli.main train --task ... --data ...
+    accelerate launch --multi_gpu --num_processes 2 -m dp_ros.cli.main train --task ... --data ...
 
 One process alone needs nothing of this; several come from `accelerate launch` (or torchrun), on one machine or on more.
-Each takes its part of every batch and their gradients are averaged, so that all hold the same weights at every step.
-Easy to get wrong: what one process decides alone (to stop, to refuse) leaves the others waiting for ever, so
+`--multi_gpu` belongs there also where training.device is cpu: with `--cpu` the launcher starts one process without a
+word. Each takes its part of every batch and their gradients are averaged, so that all hold the same weights at every
+step. Easy to get wrong: what one process decides alone (to stop, to refuse) leaves the others waiting for ever, so
 decisions go through `any` and `on_main`.
 """
 

@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rich.console import Console  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
 from dp_ros.errors import UserError  # noqa: E402
@@ -20,8 +21,10 @@ from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from dp_ros.training import trainer  # noqa: E402
 from dp_ros.training.batches import Batches, Part  # noqa: E402
-from dp_ros.training.checkpoint import Progress  # noqa: E402
+from dp_ros.training.checkpoint import Progress, kept_checkpoints, load_weights  # noqa: E402
 from dp_ros.training.config import OptimizationSpec, TrainingConfig, with_overrides  # noqa: E402
+from dp_ros.training.metrics import read_metrics  # noqa: E402
+from dp_ros.training.run_folder import open_run  # noqa: E402
 from dp_ros.training.trainer import learning_rate  # noqa: E402
 from test.training.recordings import quick_config, record_circles  # noqa: E402
 
@@ -191,7 +194,6 @@ def test_a_damaged_checkpoint_is_named(data: Path, uninterrupted: Path, tmp_path
 
 
 def test_a_checkpoint_of_another_network_is_named(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    from dp_ros.training.checkpoint import load_weights
     from test.policies.small import small_policy
 
     policy = small_policy()
@@ -239,7 +241,7 @@ def test_the_best_policy_is_the_one_that_scores_best_in_simulation(
         return [EpisodeResult(s, 0, score, False, score, 300) for s in given]
 
     monkeypatch.setattr(trainer, "run_batched", episodes)
-    config = quick_config(eval_every=10, eval_episodes=3, eval_first_seed=777)
+    config = quick_config(eval_every=10, eval_episodes=3, eval_first_seed=777, eval_train_episodes=0)
     progress, shown = train(data, tmp_path / "run", config)
     assert progress.best_merit == 0.6
     assert progress.best_step == 30, "the later of equals"
@@ -339,3 +341,152 @@ def test_a_run_cannot_begin_with_weights_that_mean_other_actions(uninterrupted: 
     other = record_circles(tmp_path / "other.zarr", shift_px=100)
     with pytest.raises(UserError, match=r"whole: was trained on data of another range: .*\[0\] went from"):
         train(other, tmp_path / "run", start_from=uninterrupted)
+
+
+def test_a_run_cannot_begin_with_weights_for_another_task(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "other"
+    run.mkdir()
+    record = json.loads((uninterrupted / "run.json").read_text())
+    record["task"]["name"], record["task"]["rate_hz"] = "push_slowly", 5.0
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match="was trained for task push_slowly, which differs from task pusht_state"
+    ):
+        train(data, tmp_path / "run", start_from=run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_a_little_beyond_the_range_of_the_weights_keep_the_meaning_of_the_weights(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    """As episodes that are added to a recording do; the normalisation is that of the weights, also when resumed."""
+    wider = record_circles(tmp_path / "wider.zarr", shift_px=5)
+    train(wider, tmp_path / "run", quick_config(steps=1, warmup_steps=1000), start_from=uninterrupted)
+    old = json.loads((uninterrupted / "run.json").read_text())
+    new = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert new["statistics"] == old["statistics"]
+    train(wider, tmp_path / "run", quick_config(steps=1, warmup_steps=1000), resume=True)
+
+
+def test_a_batch_in_parts_teaches_what_the_whole_batch_does(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    train(data, tmp_path / "run", quick_config(batch_size=8, accumulate=2))
+    ours, theirs = scalars(tmp_path / "run", "train_loss"), scalars(uninterrupted, "train_loss")
+    assert ours[0][1] == pytest.approx(theirs[0][1], rel=1e-5)
+    ours, theirs = scalars(tmp_path / "run", "val_loss"), scalars(uninterrupted, "val_loss")
+    assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], rel=1e-4)
+    record = open_run(tmp_path / "run")
+    assert record.samples_per_step == open_run(uninterrupted).samples_per_step == 16
+
+
+def test_a_run_in_parts_that_was_killed_between_them_resumes_to_the_same_bits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick_config(steps=12, checkpoint_every=5, eval_every=5, batch_size=6, accumulate=3)
+    train(data, tmp_path / "whole", config)
+    revive = killed_at(3 * 7 + 2, monkeypatch)
+    with pytest.raises(MemoryError):
+        train(data, tmp_path / "cut", config)
+    revive()
+    train(data, tmp_path / "cut", config, resume=True)
+    assert same(tmp_path / "cut" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+    assert read_metrics(tmp_path / "cut") == read_metrics(tmp_path / "whole")
+    assert names_in(tmp_path / "cut" / "checkpoints") == names_in(tmp_path / "whole" / "checkpoints")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_best_few_are_kept_with_step_and_score_in_the_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.6, 0.5, 0.4])
+    monkeypatch.setattr(trainer, "score_metrics", lambda evaluation, group: {"test/mean_score": next(scores)})
+    monkeypatch.setattr(trainer, "run_batched", lambda task, sample, seeds, **_: [episode(s) for s in seeds])
+    config = quick_config(eval_every=10, eval_episodes=1, eval_train_episodes=0, keep_best=2)
+    train(data, tmp_path / "run", config)
+    assert names_in(tmp_path / "run" / "checkpoints") == [
+        "step_0000020_score_0.6000.safetensors",
+        "step_0000030_score_0.5000.safetensors",
+    ]
+    assert same(kept_checkpoints(tmp_path / "run")[0], tmp_path / "run" / "best.safetensors")
+
+
+def episode(seed: int) -> Any:
+    from dp_ros.sim.pusht_rollout import EpisodeResult
+
+    return EpisodeResult(seed, 0, 0.5, False, 0.5, 300)
+
+
+def test_no_checkpoints_are_kept_beside_where_none_are_wanted(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", quick_config(steps=2, keep_best=0))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_bfloat16_computes_the_same_loss_but_for_rounding(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    train(data, tmp_path / "run", quick_config(precision="bfloat16"))
+    ((_, ours),), ((_, theirs),) = (
+        scalars(tmp_path / "run", "train_loss"),
+        scalars(uninterrupted, "train_loss"),
+    )
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.02)
+    weights = tensors(tmp_path / "run" / "last.safetensors")
+    assert {value.dtype for key, value in weights.items() if key.startswith("policy/")} == {torch.float32}
+
+
+def test_a_checkpoint_of_another_task_is_named(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    record = json.loads((uninterrupted / "run.json").read_text())
+    record["task"]["rate_hz"] = 5.0
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "best.safetensors").write_bytes((uninterrupted / "best.safetensors").read_bytes())
+    opened = open_run(run)
+    config = opened.config
+    policy = DiffusionPolicy(opened.task_spec(run), opened.statistics, config.network, config.sampler)
+    with pytest.raises(UserError, match=r"best.safetensors: is a checkpoint for another task \(pusht_state"):
+        load_weights(run / "best.safetensors", policy)
+
+
+def test_a_run_of_an_older_version_is_opened_and_resumed(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Its record has none of the values that came later, its checkpoints do not say their task."""
+    run = tmp_path / "old"
+    train(data, run, quick_config(keep_best=0, eval_train_episodes=0))
+    record = json.loads((run / "run.json").read_text())
+    for name in ("eval_train_episodes", "accumulate", "device", "precision", "keep_best", "logger"):
+        del record["config"]["training"][name]
+    del record["processes"]
+    (run / "run.json").write_text(json.dumps(record))
+    for name in ("metrics.jsonl", "config.yaml", "train.log"):
+        (run / name).unlink()
+    with safe_open(run / "last.safetensors", framework="pt") as file:
+        metadata = {"progress": file.metadata()["progress"]}
+    save_file(tensors(run / "last.safetensors"), run / "last.safetensors", metadata)
+    opened = open_run(run)
+    progress, _ = train(data, run, opened.config, resume=True)
+    assert progress.step == 40
+    assert opened.samples_per_step == 16
+
+
+def test_a_run_may_go_on_on_another_device_and_with_another_logger(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", quick_config(steps=2))
+    train(data, tmp_path / "run", quick_config(steps=2, logger="none"), resume=True)
+    record = open_run(tmp_path / "run")
+    changed = with_overrides(record.config, {"training.device": "cuda"})
+    record.require_same(record.model_copy(update={"config": changed}), tmp_path / "run")
+    with pytest.raises(UserError, match=r"was started with processes 1 \(given 2\)"):
+        record.require_same(record.model_copy(update={"processes": 2}), tmp_path / "run")
+
+
+def test_what_was_printed_is_in_the_log(uninterrupted: Path) -> None:
+    (line,) = [line for line in (uninterrupted / "train.log").read_text().splitlines() if "step 40" in line]
+    assert "val_loss" in line
