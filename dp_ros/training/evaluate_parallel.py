@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,26 @@ from dp_ros.errors import UserError
 from dp_ros.inference.engine import Engine
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
+from dp_ros.inference.worker import sample_request
 from dp_ros.sim.pusht import PushT
 from dp_ros.sim.pusht_batch import WIDTH, rollouts
-from dp_ros.sim.pusht_rollout import EpisodeResult, observe
-from dp_ros.training.evaluate import one_call, run_starts
+from dp_ros.sim.pusht_rollout import EpisodeResult, observe, rollout
+from dp_ros.training.evaluate import one_call
 
 Start = tuple[int, int]
 
 
 def run_engine(engine: Engine, starts: Sequence[Start]) -> Iterator[EpisodeResult]:
-    """Run episodes, given by seed and repeat, in this process; as they end, where the engine is faster on batches."""
-    if engine.batches:
-        return rollouts(engine.task, one_call(engine.task, engine.sample_batch), starts)
-    return run_starts(engine.task, engine.sample, starts)
+    """Run episodes, given by seed and repeat, in this process; as they end, where the engine is faster on batches.
+
+    Chunks are executed as the manifest says, as the policy node does.
+    """
+    task, said = engine.task, engine.manifest.execution
+    options: dict[str, Any] = {} if said is None else {"mode": said.mode, "infer_every": said.infer_every}
+    if engine.batches and options.get("mode") != "rtc":  # a prefix is taken one at a time
+        return rollouts(task, one_call(task, engine.sample_batch), starts, **options)
+    sample_actions = partial(sample_request, engine)
+    return (rollout(task, sample_actions, seed, repeat=repeat, **options) for seed, repeat in starts)
 
 
 def run_in_processes(
@@ -114,12 +122,12 @@ class RayWorker:
     """Loads a model from the bytes of its files and runs portions of episodes."""
 
     def __init__(self, files: dict[str, bytes], name: str, engine: str, threads: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="dp_ros_model_")
-        folder = Path(self._folder.name) / name
-        folder.mkdir()
-        for file, content in files.items():
-            (folder / file).write_bytes(content)
-        self._engine = load_engine(folder, engine, threads=threads)
+        with tempfile.TemporaryDirectory(prefix="dp_ros_model_") as parent:
+            folder = Path(parent) / name
+            folder.mkdir()
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+            self._engine = load_engine(folder, engine, threads=threads)
 
     def run(self, starts: Sequence[Start]) -> list[EpisodeResult]:
         """Episodes of a portion, without what they looked like."""

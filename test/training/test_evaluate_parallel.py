@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 
 from dp_ros.errors import UserError
 from dp_ros.inference.load import load_engine
+from dp_ros.inference.manifest import ExecutionSpec, load_manifest, write_manifest
+from dp_ros.inference.worker import sample_request
 from dp_ros.sim.pusht_batch import WIDTH
+from dp_ros.sim.pusht_rollout import rollout
 from dp_ros.training.evaluate import in_order, starts_of
 from dp_ros.training.evaluate_parallel import (
     portions,
@@ -119,3 +124,16 @@ def test_single_inferences_are_timed(exported: Path) -> None:
     times = single_inferences_ms(load_engine(exported, "torch"), 3)
     assert len(times) == 3
     assert all(ms > 0 for ms in times)
+
+
+@pytest.mark.parametrize("mode", ["replace", "rtc"])
+def test_chunks_are_executed_as_the_manifest_says(exported: Path, mode: Any, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    shutil.copytree(exported, told)
+    execution = ExecutionSpec(mode=mode, infer_every=5)
+    write_manifest(told, load_manifest(told).model_copy(update={"execution": execution}))
+    engine = load_engine(told, "onnx")
+    (episode,) = run_engine(engine, STARTS[:1])
+    expected = rollout(engine.task, partial(sample_request, engine), STARTS[0][0], mode=mode, infer_every=5)
+    assert np.array_equal(episode.states, expected.states)
+    assert len(episode.inference_ms) == -(-episode.steps // 5)
