@@ -45,7 +45,7 @@ def rollouts(
         starts: seed of the start state, and which draw of the sampling noise, of each episode.
         width: most episodes at a time, and most requests of a call.
         should_stop: asked before each inference; once it says so, what has not ended is left out.
-        options: of `pusht_rollout.rollout`, the same for all episodes.
+        options: of `pusht_rollout.episode`, the same for all episodes.
 
     Yields:
         The episodes as they end, so not in the order of `starts`; without `inference_ms`.

@@ -80,17 +80,19 @@ def label_episodes(
     rule: TakeoverRule | None = None,
     style: DemonstrationStyle | None = None,
     *,
+    recorded: TaskSpec | None = None,
     width: int = WIDTH,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Label]:
     """Run the policy from each seed's start state and let the expert take over.
 
     Args:
-        task: what is observed and commanded.
+        task: what the policy observes and commands.
         sample_requests: the policy, see `pusht_batch.rollouts`.
         seeds: of the start states.
         rule: when the expert takes over.
         style: how it demonstrates.
+        recorded: what its rows have; None: what the policy observes.
         width: most episodes at a time.
         should_stop: asked before each inference.
 
@@ -102,7 +104,7 @@ def label_episodes(
     worlds = {seed: PushT() for seed in seeds}
     begun = (episode(task, seed, world=worlds[seed], until=takeovers[seed]) for seed in seeds)
     for policy in together(begun, sample_requests, width=width, should_stop=should_stop):
-        yield _finish(task, policy, worlds.pop(policy.seed), takeovers[policy.seed], style)
+        yield _finish(recorded or task, policy, worlds.pop(policy.seed), takeovers[policy.seed], style)
 
 
 class _Takeover:

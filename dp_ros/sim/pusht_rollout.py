@@ -154,6 +154,7 @@ def episode(
     infer_every: int | None = None,
     latency_ms: float | None = None,
     world: PushT | None = None,
+    state: npt.ArrayLike | None = None,
     until: Callable[[PushT], bool] = lambda world: False,
 ) -> Generator[InferenceRequest, npt.NDArray[np.floating], EpisodeResult]:
     """One episode that stops at each inference: yields the request, is sent the actions, returns the result.
@@ -164,10 +165,14 @@ def episode(
     Args:
         task, seed, repeat, max_steps, legacy, mode, infer_every, latency_ms: as in `rollout`.
         world: in which the episode is run, for whoever goes on from where it ends; None: one of its own.
+        state: (5,) to begin with instead of the seed's start state, as `PushT.reset` takes it without `legacy`.
         until: asked before each step whether the episode ends here.
     """
     world, robot = world or PushT(), TrajectoryController(["agent_x", "agent_y"])
-    world.reset(seed, legacy=legacy)
+    if state is None:
+        world.reset(seed, legacy=legacy)
+    else:
+        world.reset(state=np.asarray(state, dtype=np.float64), legacy=False)
     robot.hold(world.agent_pos)
     loop = _loop(task, mode, infer_every, latency_ms)
     now_ns = START_NS
