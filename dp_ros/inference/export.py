@@ -1,8 +1,8 @@
 """Writes a model folder: the whole sampler as one ONNX graph, the weights, the manifest.
 
 Nothing is put in place before graph and torch were seen to draw the same actions from the same noise. Easy to
-get wrong: the graph holds its own arithmetic, so the reference must be `DiffusionPolicy.sample` with the loop of
-diffusers, on observations that occur, with and without a prefix.
+get wrong: the graph holds its own arithmetic, so the reference must be the policy's own `sample` (for diffusion the
+loop of diffusers), on observations that occur, with and without a prefix.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from dp_ros.errors import UserError
+from dp_ros.inference.direct_graph import direct_inputs, write_direct_graph
 from dp_ros.inference.graph import write_graph
 from dp_ros.inference.manifest import (
     MANIFEST_FILE,
@@ -37,7 +38,8 @@ from dp_ros.inference.manifest import (
 )
 from dp_ros.inference.onnx import OnnxEngine
 from dp_ros.inference.sampler import sampling_noise
-from dp_ros.policies.diffusion import DiffusionPolicy
+from dp_ros.policies.baselines.state_policy import StatePolicy
+from dp_ros.policies.policy import Policy
 from dp_ros.runtime.prefix import Prefix
 
 #: Largest allowed difference between graph and torch, as a share of the range of each action dimension.
@@ -45,7 +47,7 @@ TOLERANCE = 1e-4
 
 
 def export_policy(
-    policy: DiffusionPolicy,
+    policy: Policy,
     folder: str | Path,
     *,
     provenance: Provenance | None = None,
@@ -73,7 +75,7 @@ def export_policy(
     policy = policy.eval()
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        inputs = write_graph(policy, draft / ONNX_FILE)
+        inputs = _write_graph(policy, draft / ONNX_FILE)
         weights = {key: value.contiguous() for key, value in policy.state_dict().items()}
         save_file(weights, draft / WEIGHTS_FILE)
         (draft / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
@@ -87,13 +89,17 @@ def export_policy(
             normalization=policy.statistics,  # type: ignore[arg-type]
             network=policy.network,
             sampler=policy.sampler,
-            files={name: file_spec(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
+            files={
+                name: file_spec(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE) if (draft / name).exists()
+            },
             provenance=provenance,
             scores=list(scores),
             execution=execution,
         )
         write_manifest(draft, manifest)
-        _check_agreement(policy, OnnxEngine(draft, manifest), examples or made_up_observations(policy, 8))
+        if ONNX_FILE in manifest.files:
+            graph = OnnxEngine(draft, manifest)
+            _check_agreement(policy, graph, examples or made_up_observations(policy, 8))
         _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -110,7 +116,7 @@ def check_target(folder: Path, force: bool) -> None:
         raise UserError(f"{folder} is not a model folder (no {MANIFEST_FILE}); it is left alone")
 
 
-def made_up_observations(policy: DiffusionPolicy, n: int) -> list[dict[str, NDArray[np.float32]]]:
+def made_up_observations(policy: Policy, n: int) -> list[dict[str, NDArray[np.float32]]]:
     """Observations drawn evenly from the range of the training data."""
     rng = np.random.default_rng(0)
     steps = policy.task.n_obs_steps
@@ -126,7 +132,7 @@ def made_up_observations(policy: DiffusionPolicy, n: int) -> list[dict[str, NDAr
 
 
 def _check_agreement(
-    policy: DiffusionPolicy, graph: OnnxEngine, observations: Sequence[Mapping[str, NDArray[Any]]]
+    policy: Policy, graph: OnnxEngine, observations: Sequence[Mapping[str, NDArray[Any]]]
 ) -> None:
     shape = (policy.task.horizon, policy.task.action.dim)
     stats = policy.statistics["action"]
@@ -137,7 +143,7 @@ def _check_agreement(
         noise = sampling_noise(0, k, shape)
         batch = {key: torch.from_numpy(np.asarray(value))[None] for key, value in observation.items()}
         prefix = given = None
-        if k % 2:
+        if k % 2 and graph.prefix != "none":
             planned = low + size * np.random.default_rng(k).random(shape, np.float32)
             prefix = Prefix.from_plan(planned, n_known=k % shape[0], horizon=shape[0])
             given = torch.from_numpy(prefix.actions)[None], torch.from_numpy(prefix.weights)[None]
@@ -151,7 +157,14 @@ def _check_agreement(
         )
 
 
-def _action_shape(policy: DiffusionPolicy) -> tuple[int, ...]:
+def _write_graph(policy: Policy, path: Path) -> dict[str, TensorSpec]:
+    """Write the graph of `policy`, if it has one; its inputs."""
+    if not isinstance(policy, StatePolicy):
+        return write_graph(policy, path)  # type: ignore[arg-type]
+    return write_direct_graph(policy, path) if policy.has_graph else direct_inputs(policy)
+
+
+def _action_shape(policy: Policy) -> tuple[int, ...]:
     return (1, policy.task.horizon, policy.task.action.dim)
 
 

@@ -27,8 +27,8 @@ from dp_ros.inference.manifest import PREFIX_INPUT, PREFIX_WEIGHTS_INPUT, STEP_N
 from dp_ros.inference.sampler import DenoisingStep, denoising_steps
 from dp_ros.policies.diffusion import DiffusionPolicy, guidance_gain
 
-_OPSET = 18
-_IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
+OPSET = 18
+IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
 
 
 class ObservationHalf(nn.Module):
@@ -109,8 +109,8 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     step_inputs |= {"coefficients": (len(_coefficients(steps[0])),), "planned": actions, "weights": weights}
     step_inputs |= {"known": weights} if masked else {}
     step_inputs |= {"fresh": actions} if noisy else {}
-    head = _exported(ObservationHalf(policy), streams, ["film"])
-    body = _exported(OneStep(policy), step_inputs, ["next"])
+    head = exported_graph(ObservationHalf(policy), streams, ["film"])
+    body = exported_graph(OneStep(policy), step_inputs, ["next"])
 
     graph = _Graph()
     inputs = {
@@ -220,9 +220,9 @@ class _Graph:
         constants = list(self._constants.values())
         graph = helper.make_graph(self.nodes, "diffusion_policy", infos(inputs), infos(outputs), constants)
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="dp_ros"
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="dp_ros"
         )
-        model.ir_version = _IR_VERSION
+        model.ir_version = IR_VERSION
         onnx.checker.check_model(model)
         onnx.save(model, str(path))
 
@@ -231,7 +231,7 @@ def _coefficients(step: DenoisingStep) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(step[1:], dtype=np.float32)
 
 
-def _exported(module: nn.Module, inputs: Mapping[str, Sequence[int]], outputs: list[str]) -> Any:
+def exported_graph(module: nn.Module, inputs: Mapping[str, Sequence[int]], outputs: list[str]) -> Any:
     """ONNX graph of `module` with float32 inputs of these names and shapes."""
     example = tuple(torch.zeros(tuple(shape)) for shape in inputs.values())
     with _quiet():
@@ -240,7 +240,7 @@ def _exported(module: nn.Module, inputs: Mapping[str, Sequence[int]], outputs: l
             example,
             input_names=list(inputs),
             output_names=outputs,
-            opset_version=_OPSET,
+            opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )

@@ -40,6 +40,11 @@ def load_engine(
         raise UserError(f"threads: got {threads}, expected at least 1")
     folder = Path(folder)
     manifest = load_manifest(folder, verify=False)
+    if num_inference_steps is not None and not manifest.network.denoises:
+        raise UserError(
+            f"num_inference_steps: got {num_inference_steps}, but a {manifest.network.kind} policy has no denoising "
+            "steps; leave it out"
+        )
     if num_inference_steps is not None and not 1 <= num_inference_steps <= manifest.sampler.train_steps:
         raise UserError(
             f"num_inference_steps: got {num_inference_steps}, expected 1 to {manifest.sampler.train_steps}"

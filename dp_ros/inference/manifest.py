@@ -14,12 +14,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import SamplerSpec
+from dp_ros.policies.baselines.specs import BetSpec, IbcSpec, LstmGmmSpec, RegressionSpec
 from dp_ros.task import TaskError, TaskSpec
 
 SCHEMA_VERSION = 2
@@ -45,6 +46,8 @@ class _Strict(BaseModel):
 class NetworkSpec(_Strict):
     """Shape of the network."""
 
+    denoises: ClassVar[bool] = True
+    """Whether actions are drawn by a `SamplerSpec`."""
     kind: Literal["unet1d_state"] = "unet1d_state"
     widths: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1)
     """Channels of each level of the U-Net."""
@@ -55,6 +58,12 @@ class NetworkSpec(_Strict):
     """Groups of the group norms."""
     prefix_steps: int = Field(default=0, ge=0)
     """Executed actions that the network was trained to take as given, at most; 0 for none, and no mask channel."""
+
+
+#: Every network there is, told apart by `kind`.
+AnyNetwork = Annotated[
+    NetworkSpec | RegressionSpec | LstmGmmSpec | BetSpec | IbcSpec, Field(discriminator="kind")
+]
 
 
 class TensorSpec(_Strict):
@@ -135,8 +144,9 @@ class Manifest(_Strict):
     outputs: dict[str, TensorSpec]
     normalization: dict[str, dict[str, list[float]]]
     """`{stream or "action": {"min", "max"}}` mapped to [-1, 1]; baked into the graph."""
-    network: NetworkSpec
+    network: AnyNetwork
     sampler: SamplerSpec
+    """Means nothing to a network that does not denoise."""
     files: dict[str, FileSpec]
     execution: ExecutionSpec | None = None
     """None: chunks replace each other every n_action_steps."""

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from dp_ros.inference.engine import CheckedEngine, EngineError
 from dp_ros.inference.manifest import WEIGHTS_FILE, Manifest, ManifestError, verify_file
 from dp_ros.inference.sampler import SamplerSpec
-from dp_ros.policies.diffusion import DiffusionPolicy
+from dp_ros.policies.build import build_policy
+from dp_ros.policies.policy import Policy
 from dp_ros.runtime.prefix import Prefix
 
 
@@ -35,9 +36,7 @@ class TorchEngine(CheckedEngine):
     name = "torch"
     batches = True
 
-    def __init__(
-        self, policy: DiffusionPolicy, manifest: Manifest, num_inference_steps: int | None = None
-    ) -> None:
+    def __init__(self, policy: Policy, manifest: Manifest, num_inference_steps: int | None = None) -> None:
         super().__init__(manifest, policy.task)
         self._policy = policy.eval()
         self._steps = num_inference_steps
@@ -76,7 +75,7 @@ class TorchEngine(CheckedEngine):
 
 
 def sample_batch(
-    policy: DiffusionPolicy,
+    policy: Policy,
     observation: Mapping[str, NDArray[Any]],
     noise: NDArray[np.float32],
     num_inference_steps: int | None = None,
@@ -87,7 +86,7 @@ def sample_batch(
     return np.asarray(drawn.numpy())
 
 
-def load_policy(folder: Path, manifest: Manifest, sampler: SamplerSpec | None = None) -> DiffusionPolicy:
+def load_policy(folder: Path, manifest: Manifest, sampler: SamplerSpec | None = None) -> Policy:
     """The policy of a model folder, with the manifest's sampler or another one.
 
     Raises:
@@ -95,7 +94,7 @@ def load_policy(folder: Path, manifest: Manifest, sampler: SamplerSpec | None = 
     """
     path = verify_file(folder, manifest, WEIGHTS_FILE)
     task = manifest.task_spec(str(folder))
-    policy = DiffusionPolicy(task, manifest.normalization, manifest.network, sampler or manifest.sampler)
+    policy = build_policy(task, manifest.normalization, manifest.network, sampler or manifest.sampler)
     try:
         policy.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:

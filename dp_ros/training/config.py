@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import NetworkSpec
+from dp_ros.inference.manifest import AnyNetwork
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.paths import share_dir
 from dp_ros.training.overrides import apply_overrides, explain_values
@@ -74,9 +74,15 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    network: NetworkSpec
-    sampler: SamplerSpec
+    network: AnyNetwork
+    sampler: SamplerSpec = SamplerSpec()
     training: OptimizationSpec
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if not self.network.denoises and self.sampler != SamplerSpec():
+            raise ValueError(f"sampler: a {self.network.kind} policy does not denoise; leave the section out")
+        return self
 
 
 def load_config(
