@@ -54,6 +54,7 @@ from dp_ros.training.workers import Workers
 
 _NOISE, _VALIDATION, _PREFIX = 2, 3, 4  # what a random number is for; 1 is the order of the samples
 _MOST_VALIDATION_SAMPLES = 1024
+_SLICE = 256  # of them at a time, for the memory that pictures need
 _SLACK = 0.1  # of the range of a run that is started from, by which data may go beyond it
 _MOST_SAMPLED = 64  # draws that train_action_mse_error compares with the recorded actions
 
@@ -299,11 +300,15 @@ def _evaluate(
     stopped: Callable[[], bool],
 ) -> tuple[Line, dict[str, list[EpisodeResult]]] | None:
     """Losses and scores, on the same noise each time, and the simulated episodes by group; None if stopped."""
-    device, metrics = next(policy.parameters()).device, {}
-    if len(validation):
-        observation, actions = validation.at(validation.spread(_MOST_VALIDATION_SAMPLES), device)
-        draw = Draw(spec.seed, _VALIDATION, 0, 0, len(actions))
-        metrics["val_loss"] = policy.loss(Batch(observation, actions), draw).item()
+    device = next(policy.parameters()).device
+    metrics: Line = {}
+    chosen = validation.spread(_MOST_VALIDATION_SAMPLES)
+    for first in range(0, len(chosen), _SLICE):
+        observation, actions = validation.at(chosen[first : first + _SLICE], device)
+        draw = Draw(spec.seed, _VALIDATION, 0, first, len(chosen))
+        share = len(actions) / len(chosen)
+        loss = policy.loss(Batch(observation, actions), draw).item()
+        metrics["val_loss"] = metrics.get("val_loss", 0.0) + share * loss
     observation, actions = samples.at(samples.spread(_MOST_SAMPLED), device)
     noise = Draw(spec.seed, _VALIDATION, 1, 0, len(actions)).normal(len(actions), *policy.noise_shape)
     metrics["train_action_mse_error"] = F.mse_loss(
