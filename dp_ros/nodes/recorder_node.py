@@ -39,7 +39,7 @@ WATCH_S = 0.02
 STATUS_S = 0.5
 #: Between the operator's last command and the policy's first: its timeout, and an inference.
 TAKEOVER_HOLD_S = 1.5
-#: The policy says that the operator took over when it notices; rows wait that long for it.
+#: Rows wait that long for the policy to notice, and say, that the operator took over.
 TAKEOVER_NOTICED_NS = 100_000_000
 
 
@@ -48,9 +48,8 @@ class RecorderNode(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        task = self._task = load_task(
-            declare(self, "task", "pusht_state", "task file or name", read_only=True)
-        )
+        name: str = declare(self, "task", "pusht_state", "task file or name", read_only=True)
+        task = self._task = load_task(name)
         out: str = declare(self, "out", "", "zarr recording that episodes are appended to", read_only=True)
         self._lockstep: bool = declare(
             self, "lockstep", False, "take part in lockstep simulation as `recorder`", read_only=True
