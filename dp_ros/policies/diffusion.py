@@ -166,18 +166,14 @@ class DiffusionPolicy(Policy):
             prefix: actions (B, horizon, action_dim), robot units, that the draw goes on from, and their weights
                 (B, horizon) from 1 to 0 that never rise: 1 = fixed, between = pulled towards, 0 = free.
         """
+        if prefix is None:
+            return self.denoise(observation, noise, num_inference_steps)[-1]
         scheduler = ddim_scheduler(self.sampler)
         scheduler.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
         steps = denoising_steps(self.sampler, num_inference_steps)
         fresh = self._fresh_noise(noise, len(steps))
         condition = self.encode(observation)
         actions = noise * self.sampler.temperature
-        if prefix is None:
-            for k, step in enumerate(scheduler.timesteps):
-                prediction = self.unet(actions, step.expand(len(actions)), condition)
-                actions = _next(scheduler, prediction, step, actions, fresh, k)
-            return self.normalizers["action"].unnormalize(actions)  # type: ignore[operator]
-
         wanted, weights = prefix
         planned, known = self.normalize_prefix(wanted, weights)
         for k, (step, coefficients) in enumerate(zip(scheduler.timesteps, steps, strict=True)):
@@ -190,6 +186,21 @@ class DiffusionPolicy(Policy):
             actions = _next(scheduler, prediction, step, actions, fresh, k) * (1.0 - gain) + led * gain
         drawn = self.normalizers["action"].unnormalize(actions)  # type: ignore[operator]
         return torch.where(weights.unsqueeze(-1) >= 1.0, wanted, drawn)
+
+    @torch.inference_mode()
+    def denoise(
+        self, observation: Mapping[str, Tensor], noise: Tensor, num_inference_steps: int | None = None
+    ) -> list[Tensor]:
+        """Actions (B, horizon, action_dim), robot units, after each step: the noise first, what is drawn last."""
+        scheduler = ddim_scheduler(self.sampler)
+        scheduler.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
+        fresh = self._fresh_noise(noise, len(scheduler.timesteps))
+        condition = self.encode(observation)
+        actions = [noise * self.sampler.temperature]
+        for k, step in enumerate(scheduler.timesteps):
+            prediction = self.unet(actions[-1], step.expand(len(noise)), condition)
+            actions.append(_next(scheduler, prediction, step, actions[-1], fresh, k))
+        return [self.normalizers["action"].unnormalize(each) for each in actions]  # type: ignore[operator]
 
     def normalize_prefix(self, prefix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix (B, horizon, action_dim) in [-1, 1], and which of it (B, horizon) the network is given as known."""
