@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise-px", type=float, default=3.0, help="noise on what the expert's part executes (default 3)"
     )
     parser.add_argument(
+        "--infer-every",
+        type=int,
+        metavar="N",
+        help="steps between the policy's inferences, for labels and scores (default: the task's n_action_steps)",
+    )
+    parser.add_argument(
         "--first-seed", type=int, default=500_000, help="of the start states of the labels (default 500000)"
     )
     parser.add_argument(
@@ -121,6 +127,7 @@ def _settings(args: argparse.Namespace) -> DaggerSettings:
         latest=latest,
         patience=args.patience,
         noise_px=args.noise_px,
+        infer_every=args.infer_every,
         eval_seeds=args.eval_seeds,
         overrides=overrides,
     )

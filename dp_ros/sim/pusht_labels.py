@@ -81,6 +81,7 @@ def label_episodes(
     style: DemonstrationStyle | None = None,
     *,
     recorded: TaskSpec | None = None,
+    infer_every: int | None = None,
     width: int = WIDTH,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Label]:
@@ -93,6 +94,7 @@ def label_episodes(
         rule: when the expert takes over.
         style: how it demonstrates.
         recorded: what its rows have; None: what the policy observes.
+        infer_every: steps between the policy's inferences, see `Execution`.
         width: most episodes at a time.
         should_stop: asked before each inference.
 
@@ -102,7 +104,10 @@ def label_episodes(
     rule, style = rule or TakeoverRule(), style or DemonstrationStyle()
     takeovers = {seed: _Takeover(seed, rule) for seed in seeds}
     worlds = {seed: PushT() for seed in seeds}
-    begun = (episode(task, seed, world=worlds[seed], until=takeovers[seed]) for seed in seeds)
+    begun = (
+        episode(task, seed, world=worlds[seed], until=takeovers[seed], infer_every=infer_every)
+        for seed in seeds
+    )
     for policy in together(begun, sample_requests, width=width, should_stop=should_stop):
         yield _finish(recorded or task, policy, worlds.pop(policy.seed), takeovers[policy.seed], style)
 

@@ -24,6 +24,7 @@ from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.takeovers import takeover_episodes
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
+from dp_ros.runtime.execution import Execution
 from dp_ros.sim.pusht_episodes import DemonstrationStyle
 from dp_ros.sim.pusht_labels import TakeoverRule, label_episodes
 from dp_ros.task import TaskSpec
@@ -63,6 +64,7 @@ def check(settings: DaggerSettings) -> None:
     run = Path(settings.run)
     task = open_run(run).task_spec(run)
     config = _round_config(settings, 1)
+    Execution(infer_every=settings.infer_every).require(task, "none")
     if settings.takeovers is None and not is_simulated(task):
         raise UserError(
             f"task {task.name} is not one of the simulated robot, so there is no expert to ask; give --takeovers, "
@@ -138,7 +140,15 @@ def _add_labels(data: Path, run: Path, number: int, settings: DaggerSettings, co
         left = [seed for seed in seeds if seed not in recorded]
         rule = TakeoverRule(settings.earliest, settings.latest, settings.patience)
         style = DemonstrationStyle(settings.noise_px)
-        found = label_episodes(policy.task, sample_requests, left, rule, style, recorded=writer.task)
+        found = label_episodes(
+            policy.task,
+            sample_requests,
+            left,
+            rule,
+            style,
+            recorded=writer.task,
+            infer_every=settings.infer_every,
+        )
         outcomes = []
         quiet = not console.is_terminal
         for label in track(found, f"labels of round {number}", len(left), console=console, disable=quiet):
@@ -177,7 +187,9 @@ def _score(run: Path, settings: DaggerSettings, console: Console) -> Score | Non
     if not is_simulated(policy.task):
         return None
     seeds = parse_seeds(settings.eval_seeds)
-    episodes = run_batched(policy.task, partial(sample_batch, policy), seeds)
+    episodes = run_batched(
+        policy.task, partial(sample_batch, policy), seeds, infer_every=settings.infer_every
+    )
     quiet = not console.is_terminal
     shown = track(episodes, f"score of {run.name}", len(seeds), console=console, disable=quiet)
     return Score.of(in_order(shown, seeds))

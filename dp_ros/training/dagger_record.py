@@ -41,6 +41,7 @@ class DaggerSettings(_Strict):
         first_seed: of the first round's first start state; the others follow.
         earliest, latest, patience: see `TakeoverRule`.
         noise_px: see `DemonstrationStyle`.
+        infer_every: steps between the policy's inferences, for labels and scores; None: the task's n_action_steps.
         eval_seeds: start states that each round's policy is scored on.
         overrides: values of the recipe of each round's training by dotted name.
     """
@@ -55,6 +56,7 @@ class DaggerSettings(_Strict):
     latest: int
     patience: int
     noise_px: float
+    infer_every: int | None = None
     eval_seeds: str
     overrides: dict[str, Any]
 

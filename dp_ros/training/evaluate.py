@@ -99,6 +99,7 @@ def run_batched(
     *,
     width: int = WIDTH,
     should_stop: Callable[[], bool] = lambda: False,
+    infer_every: int | None = None,
 ) -> Iterator[EpisodeResult]:
     """The episodes of `run_episodes`, many at once with one inference for all of them.
 
@@ -109,12 +110,16 @@ def run_batched(
         repeats: episodes of each, with other sampling noise.
         width: most episodes at a time.
         should_stop: asked before each inference; once it says so, what has not ended is left out.
+        infer_every: steps between inferences, see `Execution`.
 
     Yields:
         The episodes as they end, so in another order; `in_order` puts them right.
     """
     starts = starts_of(seeds, repeats)
-    return rollouts(task, one_call(task, sample_batch), starts, width=width, should_stop=should_stop)
+    sample_requests = one_call(task, sample_batch)
+    return rollouts(
+        task, sample_requests, starts, width=width, should_stop=should_stop, infer_every=infer_every
+    )
 
 
 def one_call(task: TaskSpec, sample_batch: SampleBatch) -> SampleRequests:

@@ -68,6 +68,17 @@ def test_the_expert_comes_early_where_the_policy_is_stuck() -> None:
     assert label.outcome == "labelled"
 
 
+def test_the_policy_infers_as_often_as_is_said() -> None:
+    steps: list[int] = []
+
+    def count(requests: Sequence[InferenceRequest]) -> np.ndarray:
+        steps.append(requests[0].step)
+        return wander(requests)
+
+    list(label_episodes(TASK, count, SEEDS[:1], TakeoverRule(earliest=12, latest=12), infer_every=4))
+    assert steps == [0, 4, 8]
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [

@@ -135,6 +135,7 @@ def test_an_operators_takeovers_are_labels_too(first_run: Path, data: Path, tmp_
             "--eval-seeds and the start states that a training chooses its checkpoint by have 200000",
         ),
         ({"overrides": {"training.stepz": 3}}, "training.stepz"),
+        ({"infer_every": 16}, "infer_every: got 16, expected 0 .* to 15"),
         ({"takeovers": "x.zarr"}, "--rounds: got 2 with --takeovers"),
         ({"data": "none.zarr"}, "none.zarr"),
         ({"run": "none"}, "none: is not a training run"),
