@@ -55,7 +55,9 @@ from dp_ros.training.workers import Workers
 _NOISE, _VALIDATION, _PREFIX = 2, 3, 4  # what a random number is for; 1 is the order of the samples
 _MOST_VALIDATION_SAMPLES = 1024
 _SLICE = 256  # of them at a time, for the memory that pictures need
-_SLACK = 0.1  # of the range of a run that is started from, by which data may go beyond it
+#: Share of the range of a run that is started from, by which data may go beyond it: a policy that is corrected comes
+#: to states that no demonstration had, but actions beyond the range are cut off.
+_SLACK, _ACTION_SLACK = 0.25, 0.1
 _MOST_SAMPLED = 64  # draws that train_action_mse_error compares with the recorded actions
 
 
@@ -233,7 +235,7 @@ def _statistics_of(
         )
     for key, old in record.statistics.items():
         low, high = np.array(old["min"]), np.array(old["max"])
-        slack = _SLACK * (high - low)
+        slack = (_ACTION_SLACK if key == ACTION else _SLACK) * (high - low)
         beyond = (np.array(given[key]["min"]) < low - slack) | (np.array(given[key]["max"]) > high + slack)
         if beyond.any():
             i = int(np.flatnonzero(beyond)[0])
