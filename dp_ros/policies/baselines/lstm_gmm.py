@@ -21,6 +21,8 @@ from dp_ros.task import TaskSpec
 
 #: Hidden state and cell state of each layer.
 State = list[tuple[Tensor, Tensor]]
+#: What softplus makes a first standard deviation of 0.2 of.
+_FIRST_STD = -1.5
 
 
 class LstmGmmPolicy(StatePolicy):
@@ -35,6 +37,15 @@ class LstmGmmPolicy(StatePolicy):
         inputs = task.n_obs_steps * self.frame_dim + dim + 1
         self.lstm = nn.LSTM(inputs, network.width, network.layers, batch_first=True)
         self.head = nn.Linear(network.width, network.components * (1 + 2 * dim))
+        self._set_components_apart()
+
+    @torch.no_grad()
+    def _set_components_apart(self) -> None:
+        """Begin with narrow Gaussians all over the range: broad ones in one place end as one over all the ways."""
+        dim = self.task.action.dim
+        _, means, stds = self.head.bias.view(self.network.components, -1).split([1, dim, dim], dim=-1)
+        means.copy_(torch.rand(means.shape) * 2.0 - 1.0)
+        stds.fill_(_FIRST_STD)
 
     def loss_of(self, frames: Tensor, actions: Tensor, draw: Draw) -> Tensor:
         """Negative log-likelihood of the actions, mean over the steps of the horizon."""

@@ -41,7 +41,7 @@ class LstmGmmSpec(BaselineSpec):
     layers: int = Field(default=2, ge=1)
     components: int = Field(default=5, ge=1)
     """Gaussians of a mixture."""
-    min_std: float = Field(default=0.01, gt=0)
+    min_std: float = Field(default=0.05, gt=0)
     """Least standard deviation of a component in training, in the normalised range of 2; robomimic has 0.0001."""
     action_noise: float = Field(default=0.05, ge=0)
     """Standard deviation of noise on the previous actions that it is taught with, in the normalised range of 2."""
