@@ -57,7 +57,7 @@ _MOST_VALIDATION_SAMPLES = 1024
 _SLICE = 256  # of them at a time, for the memory that pictures need
 #: Share of the range of a run that is started from, by which data may go beyond it: a policy that is corrected comes
 #: to states that no demonstration had, but actions beyond the range are cut off.
-_SLACK, _ACTION_SLACK = 0.25, 0.1
+_SLACK, _ACTION_SLACK = 0.5, 0.1
 _MOST_SAMPLED = 64  # draws that train_action_mse_error compares with the recorded actions
 
 
