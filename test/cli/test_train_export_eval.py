@@ -134,7 +134,10 @@ def test_the_table_shows_every_seed(model: Path, capsys: pytest.CaptureFixture[s
         (["eval", "--model", "{model}", "--seeds", "3:1"], "seeds: 3:1 is empty"),
         (["eval", "--model", "{model}", "--repeats", "0"], "--repeats: got 0"),
         (["eval", "--model", "{model}", "--processes", "0"], "--processes: got 0, expected at least 1"),
-        (["eval", "--model", "{model}", "--ros", "--processes", "2"], "--processes cannot be given with --ros"),
+        (
+            ["eval", "--model", "{model}", "--ros", "--processes", "2"],
+            "--processes cannot be given with --ros",
+        ),
         (["dagger", "--out", "{tmp}/d"], "--run: missing"),
         (["dagger", "--out", "{tmp}/d", "--resume"], "has no dagger.json"),
         (["dagger", "--out", "{tmp}/d", "--run", "{run}", "--rounds", "0"], "--rounds: got 0"),

@@ -73,7 +73,10 @@ def test_the_loss_is_zero_for_the_right_prediction(prediction: str) -> None:
     policy.unet.forward = lambda *_: right  # type: ignore[method-assign]
     step = torch.tensor([0, 10, 50, 99])
     assert policy.prediction_loss(observation_batch(4), actions, noise, step).item() == 0.0
-    assert policy.prediction_loss(observation_batch(4), actions, noise + 1, step).item() > 0.0 or prediction == "sample"
+    assert (
+        policy.prediction_loss(observation_batch(4), actions, noise + 1, step).item() > 0.0
+        or prediction == "sample"
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
@@ -103,7 +106,9 @@ def test_where_nothing_is_known_the_loss_is_the_plain_one() -> None:
     policy, actions = prefix_policy(), torch.rand((4, 16, 2)) * 400
     given = observation_batch(4), actions, torch.randn((4, 16, 2)), torch.tensor([0, 10, 50, 99])
     none_known = torch.zeros((4, 16), dtype=torch.bool)
-    assert policy.prediction_loss(*given, none_known, 0.1).item() == pytest.approx(policy.prediction_loss(*given).item(), rel=1e-6)
+    assert policy.prediction_loss(*given, none_known, 0.1).item() == pytest.approx(
+        policy.prediction_loss(*given).item(), rel=1e-6
+    )
 
 
 def test_a_prefix_that_leaves_nothing_to_predict_is_refused() -> None:
