@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -282,7 +282,7 @@ def explain(error: ValidationError) -> list[str]:
     """One line for each problem that pydantic found: key, what was given, what is expected."""
     lines = []
     for problem in error.errors():
-        key = ".".join(map(str, problem["loc"])) or "the whole"
+        key = ".".join(_key_as_written(problem["loc"])) or "the whole"
         if problem["type"] == "missing":
             lines.append(f"{key}: is missing")
         elif problem["type"] == "extra_forbidden":
@@ -292,3 +292,10 @@ def explain(error: ValidationError) -> list[str]:
             message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
             lines.append(f"{key}: got {given if len(given) < 80 else given[:77] + '...'}, {message}")
     return lines
+
+
+def _key_as_written(location: tuple[int | str, ...]) -> list[str]:
+    """Names that lead to a value; pydantic puts the kind of a network between, which no file has."""
+    names = [str(part) for part in location]
+    kinds = {get_args(spec.model_fields["kind"].annotation)[0] for spec in get_args(get_args(AnyNetwork)[0])}
+    return names[:1] + names[2:] if names[:1] == ["network"] and names[1:2] and names[1] in kinds else names
