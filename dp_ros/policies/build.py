@@ -22,6 +22,7 @@ from dp_ros.task import TaskSpec
 #: Class of each kind of network.
 KINDS: dict[str, type[Policy]] = {
     "unet1d_state": diffusion.DiffusionPolicy,
+    "unet1d": diffusion.DiffusionPolicy,
     "regression": RegressionPolicy,
     "lstm_gmm": LstmGmmPolicy,
     "bet": BetPolicy,
@@ -39,4 +40,4 @@ def check_supported(task: TaskSpec, network: AnyNetwork) -> None:
     if isinstance(network, BaselineSpec):
         state_policy.check_supported(task, network)
     else:
-        diffusion.check_supported(task)
+        diffusion.check_supported(task, network)

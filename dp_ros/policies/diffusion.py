@@ -27,12 +27,14 @@ from dp_ros.inference.manifest import NetworkSpec
 from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
+from dp_ros.policies.specs import UnetSpec
 from dp_ros.policies.unet1d import ConditionalUnet1d
+from dp_ros.policies.vision import VisionEncoder
 from dp_ros.task import TaskSpec
 
 
 class DiffusionPolicy(Policy):
-    """Policy for tasks whose observations are vectors.
+    """Policy for tasks whose observations are vectors, pictures (with `network.vision`) or both.
 
     Args:
         task: what is observed and commanded.
@@ -41,15 +43,15 @@ class DiffusionPolicy(Policy):
         sampler: noise schedule and what the network predicts.
 
     Raises:
-        UserError: if the task observes images, the horizon does not suit the network or statistics are
+        UserError: if the network does not suit what the task observes or its horizon, or statistics are
         missing.
     """
 
     def __init__(
-        self, task: TaskSpec, statistics: Statistics, network: NetworkSpec, sampler: SamplerSpec
+        self, task: TaskSpec, statistics: Statistics, network: NetworkSpec | UnetSpec, sampler: SamplerSpec
     ) -> None:
         super().__init__()
-        check_supported(task)
+        check_supported(task, network)
         factor = 2 ** (len(network.widths) - 1)
         if task.horizon % factor:
             raise UserError(
@@ -64,16 +66,19 @@ class DiffusionPolicy(Policy):
                 f"task {task.name}: prefix_steps {network.prefix_steps} leaves nothing to predict of horizon "
                 f"{task.horizon} with n_obs_steps {task.n_obs_steps}; expected at most {longest}"
             )
-        missing = [key for key in (*task.observations, "action") if key not in statistics]
+        cameras = {key: spec for key, spec in task.observations.items() if spec.is_image}
+        ranged = [key for key in (*task.observations, "action") if key not in cameras]
+        missing = [key for key in ranged if key not in statistics]
         if missing:
             raise UserError(f"normalisation: nothing for {', '.join(missing)}; train on data that has it")
         self.normalizers = nn.ModuleDict(
-            {
-                key: MinMaxNormalizer(statistics[key]["min"], statistics[key]["max"])
-                for key in (*task.observations, "action")
-            }
+            {key: MinMaxNormalizer(statistics[key]["min"], statistics[key]["max"]) for key in ranged}
         )
-        observation_dim = task.n_obs_steps * sum(spec.dim for spec in task.observations.values())
+        vision = getattr(network, "vision", None)
+        self.vision = VisionEncoder(cameras, vision) if vision is not None else None
+        frame_dim = sum(spec.dim for key, spec in task.observations.items() if key not in cameras)
+        frame_dim += len(cameras) * (vision.features if vision is not None else 0)
+        observation_dim = task.n_obs_steps * frame_dim
         self.unet = ConditionalUnet1d(
             task.action.dim,
             observation_dim,
@@ -100,12 +105,17 @@ class DiffusionPolicy(Policy):
                 padded[key] = F.pad(value, (0, 0, 0, 1))
         self.load_state_dict(padded)
 
-    def encode(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Flatten observations {stream: (B, n_obs_steps, *shape)} in robot units to one normalised (B, O)."""
-        parts = [
-            self.normalizers[key].normalize(observation[key].flatten(2))  # type: ignore[operator]
-            for key in self.task.observations
-        ]
+    def encode(self, observation: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Flatten observations {stream: (B, n_obs_steps, *shape)} in robot units to one normalised (B, O).
+
+        `places` says where pictures are cropped, {stream: (B, 2)} from 0 to below 1; None: in the middle.
+        """
+        parts = []
+        for key, spec in self.task.observations.items():
+            if spec.is_image and self.vision is not None:
+                parts.append(self.vision(key, observation[key], places[key] if places else None))
+            else:
+                parts.append(self.normalizers[key].normalize(observation[key].flatten(2)))  # type: ignore[operator]
         return torch.cat(parts, dim=-1).flatten(1)
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
@@ -113,7 +123,12 @@ class DiffusionPolicy(Policy):
         noise = draw.normal(len(batch), *self.noise_shape).to(batch.actions.device)
         level = draw.integers(self.sampler.train_steps, len(batch)).to(batch.actions.device)
         known = None if batch.known is None else batch.known.to(batch.actions.device)
-        return self.prediction_loss(batch.observation, batch.actions, noise, level, known, batch.known_noise)
+        places = None
+        if self.training and self.vision is not None:
+            places = {key: draw.uniform(len(batch), 2) for key in self.vision.cameras}
+        return self.prediction_loss(
+            batch.observation, batch.actions, noise, level, known, batch.known_noise, places
+        )
 
     def prediction_loss(
         self,
@@ -123,6 +138,7 @@ class DiffusionPolicy(Policy):
         step: Tensor,
         known: Tensor | None = None,
         known_noise: float = 0.0,
+        places: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Mean squared error of the prediction.
 
@@ -138,11 +154,12 @@ class DiffusionPolicy(Policy):
             known: (B, horizon) bool, which actions are given; needs a network with `prefix_steps`.
             known_noise: standard deviation of the noise that the given actions have all the same, in the
                 normalised range of 2.
+            places: where pictures are cropped, as `encode` takes it.
         """
         clean = self.normalizers["action"].normalize(actions)  # type: ignore[operator]
         noisy = _ddpm(self.sampler).add_noise(clean, noise, step)
         target = noise if self.sampler.prediction == "epsilon" else clean
-        condition = self.encode(observation)
+        condition = self.encode(observation, places)
         if known is None:
             return F.mse_loss(self.unet(noisy, step, condition), target)
         noisy = torch.where(known.unsqueeze(-1), clean + known_noise * noise, noisy)
@@ -241,13 +258,20 @@ def guidance_gain(weights: Tensor, noise_share: float | Tensor) -> Tensor:
     return weights * noise_share / (weights * noise_share + (1.0 - weights))
 
 
-def check_supported(task: TaskSpec) -> None:
-    """Raise UserError for a task that this policy cannot be trained for."""
+def check_supported(task: TaskSpec, network: NetworkSpec | UnetSpec) -> None:
+    """Raise UserError for a task that a policy with this network cannot be trained for."""
     images = [key for key, spec in task.observations.items() if spec.is_image]
-    if images:
+    vision = getattr(network, "vision", None)
+    if images and vision is None:
         raise UserError(
-            f"task {task.name}: observation {', '.join(images)} is an image; this version trains policies "
-            "on vectors only. Use a task without images, such as pusht_state"
+            f"task {task.name}: observation {', '.join(images)} is an image, and this {network.kind} network has no "
+            "vision; take a recipe with network.vision, such as --config diffusion_unet_image, or a task without "
+            "images, such as pusht_state"
+        )
+    if vision is not None and not images:
+        raise UserError(
+            f"task {task.name}: observes no image, so network.vision would have no effect; leave it out, or take a "
+            "task with a camera, such as pusht_image"
         )
 
 

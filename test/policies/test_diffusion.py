@@ -141,7 +141,7 @@ def test_a_small_policy_learns_one_demonstration_by_heart() -> None:
 
 
 def test_a_task_with_images_is_refused_with_what_to_do() -> None:
-    with pytest.raises(UserError, match="observation image is an image.*such as pusht_state"):
+    with pytest.raises(UserError, match="observation image is an image.*diffusion_unet_image.*such as pusht_state"):
         DiffusionPolicy(load_task("pusht_image"), STATISTICS, NETWORK, SamplerSpec())
 
 

@@ -1,0 +1,57 @@
+"""Shapes of the diffusion networks that see pictures, or have another form than `unet1d_state`.
+
+pydantic only: a robot reads them from a manifest without torch. Easy to get wrong: `vision` belongs to tasks that
+observe pictures and to no others, so that no option is without effect.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class VisionSpec(BaseModel):
+    """How pictures become features."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: Literal["small", "resnet18"] = "small"
+    """small: two stages that a CPU can train; resnet18: with group norm, as in the paper."""
+    channels: tuple[int, int] | None = None
+    """Of the two stages of `small`, multiples of 8; None: 16 and 32. `resnet18` has its own."""
+    keypoints: int = Field(default=32, ge=1)
+    """Points that the spatial softmax finds in a picture."""
+    features: int = Field(default=64, ge=1)
+    """Values that are made of a picture."""
+    shared: bool = False
+    """One encoder for all cameras, or one for each."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VisionSpec:
+        if self.channels is not None and self.encoder != "small":
+            raise ValueError(f"channels: encoder {self.encoder} has its own; leave them out")
+        if self.channels is not None and any(c < 8 or c % 8 for c in self.channels):
+            raise ValueError(f"channels: got {list(self.channels)}, expected multiples of 8")
+        return self
+
+
+class UnetSpec(BaseModel):
+    """U-Net for vectors, pictures or both."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    denoises: ClassVar[bool] = True
+    """Whether actions are drawn by a `SamplerSpec`."""
+    kind: Literal["unet1d"] = "unet1d"
+    widths: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1)
+    """Channels of each level of the U-Net."""
+    step_dim: int = Field(default=128, ge=4)
+    """Width of the embedding of the noise level."""
+    kernel_size: int = Field(default=5, ge=1)
+    groups: int = Field(default=8, ge=1)
+    """Groups of the group norms."""
+    prefix_steps: int = Field(default=0, ge=0)
+    """Executed actions that the network was trained to take as given, at most; 0 for none, and no mask channel."""
+    vision: VisionSpec | None = None
+    """For tasks that observe pictures."""
