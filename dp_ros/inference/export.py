@@ -41,6 +41,7 @@ from dp_ros.inference.sampler import sampling_noise
 from dp_ros.policies.baselines.state_policy import StatePolicy
 from dp_ros.policies.policy import Policy
 from dp_ros.runtime.prefix import Prefix
+from dp_ros.task import ObservationSpec
 
 #: Largest allowed difference between graph and torch, as a share of the range of each action dimension.
 TOLERANCE = 1e-4
@@ -116,19 +117,18 @@ def check_target(folder: Path, force: bool) -> None:
         raise UserError(f"{folder} is not a model folder (no {MANIFEST_FILE}); it is left alone")
 
 
-def made_up_observations(policy: Policy, n: int) -> list[dict[str, NDArray[np.float32]]]:
-    """Observations drawn evenly from the range of the training data."""
+def made_up_observations(policy: Policy, n: int) -> list[dict[str, NDArray[Any]]]:
+    """Observations drawn evenly from the range of the training data; pictures of noise."""
     rng = np.random.default_rng(0)
     steps = policy.task.n_obs_steps
-    return [
-        {
-            key: rng.uniform(policy.statistics[key]["min"], policy.statistics[key]["max"], (steps, spec.dim))
-            .reshape(steps, *spec.shape)
-            .astype(np.float32)
-            for key, spec in policy.task.observations.items()
-        }
-        for _ in range(n)
-    ]
+
+    def made_up(key: str, spec: ObservationSpec) -> NDArray[Any]:
+        if spec.is_image:
+            return rng.integers(0, 256, (steps, *spec.shape), dtype=np.uint8)
+        low, high = policy.statistics[key]["min"], policy.statistics[key]["max"]
+        return rng.uniform(low, high, (steps, spec.dim)).reshape(steps, *spec.shape).astype(np.float32)
+
+    return [{key: made_up(key, spec) for key, spec in policy.task.observations.items()} for _ in range(n)]
 
 
 def _check_agreement(

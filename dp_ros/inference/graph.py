@@ -101,6 +101,7 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
         raise UserError(f"task {task.name}: observation {taken[0]} has the name of another input; rename it")
     actions, weights = (1, task.horizon, task.action.dim), (1, task.horizon)
     steps = denoising_steps(policy.sampler)
+    images = [key for key, spec in task.observations.items() if spec.is_image]
     masked, noisy = policy.unet.mask_channel, policy.sampler.method == "ddpm"
     with torch.inference_mode():
         films = policy.unet.film_of_step(torch.tensor([step.level for step in steps])).numpy()
@@ -109,12 +110,13 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     step_inputs |= {"coefficients": (len(_coefficients(steps[0])),), "planned": actions, "weights": weights}
     step_inputs |= {"known": weights} if masked else {}
     step_inputs |= {"fresh": actions} if noisy else {}
-    head = exported_graph(ObservationHalf(policy), streams, ["film"])
+    head = exported_graph(ObservationHalf(policy), streams, ["film"], images)
     body = exported_graph(OneStep(policy), step_inputs, ["next"])
 
     graph = _Graph()
     inputs = {
-        key: TensorSpec(shape=shape, dtype="float32") for key, shape in {**streams, "noise": actions}.items()
+        key: TensorSpec(shape=shape, dtype="uint8" if key in images else "float32")
+        for key, shape in {**streams, "noise": actions}.items()
     }
     if noisy:
         inputs[STEP_NOISE_INPUT] = TensorSpec(shape=(len(steps), *actions[1:]), dtype="float32")
@@ -145,7 +147,7 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     graph.constant("prefix/last", np.array([2]))
     graph.node("Unsqueeze", ["prefix/fixed", "prefix/last"], "prefix/fixed/column")
     graph.node("Where", ["prefix/fixed/column", PREFIX_INPUT, "action/drawn"], "action")
-    graph.save(path, {name: spec.shape for name, spec in inputs.items()}, {"action": actions})
+    graph.save(path, inputs, {"action": TensorSpec(shape=actions, dtype="float32")})
     return inputs
 
 
@@ -209,12 +211,13 @@ class _Graph:
             del copy.metadata_props[:]  # where in the source the exporter found it
             self.nodes.append(copy)
 
-    def save(
-        self, path: Path, inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]
-    ) -> None:
-        def infos(ends: dict[str, tuple[int, ...]]) -> list[Any]:
+    def save(self, path: Path, inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec]) -> None:
+        types = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
+
+        def infos(ends: dict[str, TensorSpec]) -> list[Any]:
             return [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends.items()
+                helper.make_tensor_value_info(name, types[spec.dtype], spec.shape)
+                for name, spec in ends.items()
             ]
 
         constants = list(self._constants.values())
@@ -231,9 +234,14 @@ def _coefficients(step: DenoisingStep) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(step[1:], dtype=np.float32)
 
 
-def exported_graph(module: nn.Module, inputs: Mapping[str, Sequence[int]], outputs: list[str]) -> Any:
-    """ONNX graph of `module` with float32 inputs of these names and shapes."""
-    example = tuple(torch.zeros(tuple(shape)) for shape in inputs.values())
+def exported_graph(
+    module: nn.Module, inputs: Mapping[str, Sequence[int]], outputs: list[str], images: Sequence[str] = ()
+) -> Any:
+    """ONNX graph of `module` with inputs of these names and shapes, float32 but for `images`, which are uint8."""
+    example = tuple(
+        torch.zeros(tuple(shape), dtype=torch.uint8 if key in images else torch.float32)
+        for key, shape in inputs.items()
+    )
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
