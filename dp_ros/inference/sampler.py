@@ -24,8 +24,9 @@ class SamplerSpec(BaseModel):
     train_steps: int = Field(default=100, ge=2, le=10000)
     """Number of noise levels in training."""
     beta_schedule: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
-    prediction: Literal["epsilon", "sample"] = "epsilon"
-    """What the network predicts: the noise, or the clean actions."""
+    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise, the clean actions, or their velocity (Salimans and Ho, 2022, arXiv
+    2202.00512), sqrt(signal share) * noise - sqrt(noise share) * clean."""
     clip_sample: bool = True
     """Whether the estimate of the clean actions is clipped to [-1, 1] at each step."""
     method: Literal["ddim", "ddpm"] = "ddim"
@@ -101,6 +102,8 @@ def denoising_steps(sampler: SamplerSpec, num_inference_steps: int | None = None
         signal, noise = math.sqrt(share), math.sqrt(1 - share)
         if sampler.prediction == "epsilon":
             coefficients = (1 / signal, -noise / signal, 0.0, 1.0)
+        elif sampler.prediction == "v_prediction":
+            coefficients = (signal, -noise, noise, signal)
         else:
             coefficients = (0.0, 1.0, 1 / noise, -signal / noise)
         fresh = 0.0

@@ -157,8 +157,12 @@ class DiffusionPolicy(Policy):
             places: where pictures are cropped, as `encode` takes it.
         """
         clean = self.normalizers["action"].normalize(actions)  # type: ignore[operator]
-        noisy = _ddpm(self.sampler).add_noise(clean, noise, step)
-        target = noise if self.sampler.prediction == "epsilon" else clean
+        scheduler = _ddpm(self.sampler)
+        noisy = scheduler.add_noise(clean, noise, step)
+        if self.sampler.prediction == "v_prediction":
+            target = scheduler.get_velocity(clean, noise, step)
+        else:
+            target = noise if self.sampler.prediction == "epsilon" else clean
         condition = self.encode(observation, places)
         if known is None:
             return F.mse_loss(self.unet(noisy, step, condition), target)

@@ -30,7 +30,7 @@ from dp_ros.runtime.prefix import Prefix  # noqa: E402
 from test.policies.small import observation_batch, prefix_policy, small_policy  # noqa: E402
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, tmp_path: Path) -> None:
     policy = small_policy(seed=3, prediction=prediction, num_inference_steps=7)
     export.export_policy(policy, tmp_path / "model")

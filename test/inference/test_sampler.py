@@ -26,7 +26,7 @@ def test_signal_shares_are_those_of_diffusers() -> None:
     )
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("n", [1, 3, 10, 16, 100])
 @pytest.mark.parametrize("clip", [True, False])
 def test_a_loop_over_the_coefficients_is_the_loop_of_diffusers(prediction: str, n: int, clip: bool) -> None:
@@ -59,7 +59,7 @@ def test_a_loop_over_the_coefficients_is_the_loop_of_diffusers(prediction: str, 
         x = expected.numpy()
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("n", [1, 7, 100])
 @pytest.mark.parametrize("clip", [True, False])
 def test_ddpm_is_that_of_diffusers(

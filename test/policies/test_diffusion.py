@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.inference.manifest import NetworkSpec  # noqa: E402
-from dp_ros.inference.sampler import SamplerSpec  # noqa: E402
+from dp_ros.inference.sampler import SamplerSpec, signal_shares  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy, ddim_scheduler  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from test.policies.small import (  # noqa
@@ -79,6 +79,15 @@ def test_the_loss_is_zero_for_the_right_prediction(prediction: str) -> None:
     )
 
 
+def test_the_velocity_is_that_of_the_path_from_the_actions_to_the_noise() -> None:
+    policy, actions = small_policy(prediction="v_prediction"), torch.rand((4, 16, 2)) * 400 + 50
+    noise, step = torch.randn((4, 16, 2)), torch.tensor([0, 10, 50, 99])
+    shares = torch.tensor(signal_shares(policy.sampler)[step.numpy()], dtype=torch.float32).view(-1, 1, 1)
+    clean = policy.normalizers["action"].normalize(actions)
+    policy.unet.forward = lambda *_: shares.sqrt() * noise - (1 - shares).sqrt() * clean  # type: ignore[method-assign]
+    assert policy.prediction_loss(observation_batch(4), actions, noise, step).item() < 1e-8
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
 def test_known_actions_are_seen_clean_and_are_not_judged(prediction: str) -> None:
     policy, actions = prefix_policy(prediction=prediction), torch.rand((3, 16, 2)) * 400 + 50
@@ -141,7 +150,9 @@ def test_a_small_policy_learns_one_demonstration_by_heart() -> None:
 
 
 def test_a_task_with_images_is_refused_with_what_to_do() -> None:
-    with pytest.raises(UserError, match="observation image is an image.*diffusion_unet_image.*such as pusht_state"):
+    with pytest.raises(
+        UserError, match="observation image is an image.*diffusion_unet_image.*such as pusht_state"
+    ):
         DiffusionPolicy(load_task("pusht_image"), STATISTICS, NETWORK, SamplerSpec())
 
 
