@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.baselines.specs import BetSpec, IbcSpec, LstmGmmSpec, RegressionSpec
-from dp_ros.policies.specs import UnetSpec
+from dp_ros.policies.specs import TransformerSpec, UnetSpec
 from dp_ros.task import TaskError, TaskSpec
 
 SCHEMA_VERSION = 2
@@ -63,7 +63,8 @@ class NetworkSpec(_Strict):
 
 #: Every network there is, told apart by `kind`.
 AnyNetwork = Annotated[
-    NetworkSpec | UnetSpec | RegressionSpec | LstmGmmSpec | BetSpec | IbcSpec, Field(discriminator="kind")
+    NetworkSpec | UnetSpec | TransformerSpec | RegressionSpec | LstmGmmSpec | BetSpec | IbcSpec,
+    Field(discriminator="kind"),
 ]
 
 

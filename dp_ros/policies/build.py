@@ -23,6 +23,7 @@ from dp_ros.task import TaskSpec
 KINDS: dict[str, type[Policy]] = {
     "unet1d_state": diffusion.DiffusionPolicy,
     "unet1d": diffusion.DiffusionPolicy,
+    "transformer": diffusion.DiffusionPolicy,
     "regression": RegressionPolicy,
     "lstm_gmm": LstmGmmPolicy,
     "bet": BetPolicy,

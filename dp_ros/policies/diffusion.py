@@ -27,10 +27,13 @@ from dp_ros.inference.manifest import NetworkSpec
 from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
-from dp_ros.policies.specs import UnetSpec
+from dp_ros.policies.specs import TransformerSpec, UnetSpec
+from dp_ros.policies.transformer import ActionTransformer
 from dp_ros.policies.unet1d import ConditionalUnet1d
 from dp_ros.policies.vision import VisionEncoder
 from dp_ros.task import TaskSpec
+
+DiffusionNetwork = NetworkSpec | UnetSpec | TransformerSpec
 
 
 class DiffusionPolicy(Policy):
@@ -48,16 +51,10 @@ class DiffusionPolicy(Policy):
     """
 
     def __init__(
-        self, task: TaskSpec, statistics: Statistics, network: NetworkSpec | UnetSpec, sampler: SamplerSpec
+        self, task: TaskSpec, statistics: Statistics, network: DiffusionNetwork, sampler: SamplerSpec
     ) -> None:
         super().__init__()
         check_supported(task, network)
-        factor = 2 ** (len(network.widths) - 1)
-        if task.horizon % factor:
-            raise UserError(
-                f"task {task.name}: horizon {task.horizon} is not divisible by {factor}, which a U-Net of "
-                f"{len(network.widths)} widths needs; change horizon or the number of widths"
-            )
         self.task, self.network, self.sampler = task, network, sampler
         self.statistics = {key: dict(value) for key, value in statistics.items()}
         longest = task.horizon - (task.n_obs_steps - 1) - 1
@@ -78,16 +75,38 @@ class DiffusionPolicy(Policy):
         self.vision = VisionEncoder(cameras, vision) if vision is not None else None
         frame_dim = sum(spec.dim for key, spec in task.observations.items() if key not in cameras)
         frame_dim += len(cameras) * (vision.features if vision is not None else 0)
-        observation_dim = task.n_obs_steps * frame_dim
+        self.unet: ConditionalUnet1d | ActionTransformer
+        if isinstance(network, TransformerSpec):
+            self.unet = ActionTransformer(
+                task.action.dim,
+                frame_dim,
+                task.horizon,
+                task.n_obs_steps,
+                width=network.width,
+                layers=network.layers,
+                heads=network.heads,
+                mask_channel=network.prefix_steps > 0,
+            )
+            return
         self.unet = ConditionalUnet1d(
             task.action.dim,
-            observation_dim,
+            task.n_obs_steps * frame_dim,
             widths=network.widths,
             step_dim=network.step_dim,
             kernel_size=network.kernel_size,
             groups=network.groups,
             mask_channel=network.prefix_steps > 0,
         )
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """See `Policy.parameter_groups`; a transformer's norms, biases and positions do not decay."""
+        if not isinstance(self.unet, ActionTransformer):
+            return super().parameter_groups(weight_decay)
+        chosen = {id(parameter) for parameter in self.unet.decayed()}
+        vision = [] if self.vision is None else list(self.vision.parameters())
+        decayed = [p for p in self.unet.parameters() if id(p) in chosen] + vision
+        others = [p for p in self.unet.parameters() if id(p) not in chosen]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of another policy of this shape, with or without a mask channel.
@@ -101,8 +120,9 @@ class DiffusionPolicy(Policy):
         padded = dict(weights)
         for key, value in weights.items():
             wanted = own[key].shape if key in own else value.shape
-            if self.unet.mask_channel and value.dim() == 3 and wanted[1] == value.shape[1] + 1:
-                padded[key] = F.pad(value, (0, 0, 0, 1))
+            is_input = value.dim() == 3 or key == "unet.action_in.weight"
+            if self.unet.mask_channel and is_input and wanted[1] == value.shape[1] + 1:
+                padded[key] = F.pad(value, (0, 0, 0, 1) if value.dim() == 3 else (0, 1))
         self.load_state_dict(padded)
 
     def encode(self, observation: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -262,10 +282,17 @@ def guidance_gain(weights: Tensor, noise_share: float | Tensor) -> Tensor:
     return weights * noise_share / (weights * noise_share + (1.0 - weights))
 
 
-def check_supported(task: TaskSpec, network: NetworkSpec | UnetSpec) -> None:
+def check_supported(task: TaskSpec, network: DiffusionNetwork) -> None:
     """Raise UserError for a task that a policy with this network cannot be trained for."""
     images = [key for key, spec in task.observations.items() if spec.is_image]
     vision = getattr(network, "vision", None)
+    if not isinstance(network, TransformerSpec):
+        factor = 2 ** (len(network.widths) - 1)
+        if task.horizon % factor:
+            raise UserError(
+                f"task {task.name}: horizon {task.horizon} is not divisible by {factor}, which a U-Net of "
+                f"{len(network.widths)} widths needs; change horizon or the number of widths"
+            )
     if images and vision is None:
         raise UserError(
             f"task {task.name}: observation {', '.join(images)} is an image, and this {network.kind} network has no "

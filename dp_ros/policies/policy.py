@@ -113,6 +113,10 @@ class Policy(nn.Module, abc.ABC):
     def prepare(self, actions: Tensor) -> None:
         """Take from the training actions (N, horizon, action_dim) what has to be known before the first step."""
 
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters as the optimiser takes them, each group with its weight decay."""
+        return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
+
     @abc.abstractmethod
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """What training lowers: a scalar."""

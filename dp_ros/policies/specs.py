@@ -55,3 +55,27 @@ class UnetSpec(BaseModel):
     """Executed actions that the network was trained to take as given, at most; 0 for none, and no mask channel."""
     vision: VisionSpec | None = None
     """For tasks that observe pictures."""
+
+
+class TransformerSpec(BaseModel):
+    """Transformer over the actions, for vectors, pictures or both."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    denoises: ClassVar[bool] = True
+    """Whether actions are drawn by a `SamplerSpec`."""
+    kind: Literal["transformer"] = "transformer"
+    width: int = Field(default=128, ge=4)
+    """Of every token; a multiple of 2 * heads."""
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    prefix_steps: int = Field(default=0, ge=0)
+    """Executed actions that the network was trained to take as given, at most; 0 for none, and no mask channel."""
+    vision: VisionSpec | None = None
+    """For tasks that observe pictures."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TransformerSpec:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width: got {self.width}, expected a multiple of 2 * heads = {2 * self.heads}")
+        return self

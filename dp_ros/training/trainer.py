@@ -116,7 +116,7 @@ def train(
     policy.to(workers.device)
     average = WeightAverage(policy, spec.ema_power, spec.ema_max_decay)
     optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=0.0, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
+        policy.parameter_groups(spec.weight_decay), lr=0.0, betas=spec.betas, fused=True
     )
 
     # Run folder: new, or with a checkpoint to go on from.
@@ -187,7 +187,8 @@ def train(
                     f"{run / LAST} is the last good checkpoint"
                 )
             rate = learning_rate(spec, step)
-            optimizer.param_groups[0]["lr"] = rate
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             optimizer.step()
             average.update(policy, step + 1)
             progress.step = step + 1
