@@ -121,5 +121,9 @@ def test_ticks_and_stages_are_measured_on_the_real_nodes(
     assert 0.0 <= tick["jitter_ms"]["p50"] <= tick["jitter_ms"]["p99"] <= tick["jitter_ms"]["max"]
     assert list(data["stages_ms"]) == list(STAGES)
     stages = data["stages_ms"]
-    assert all(0.0 < stage["p50"] <= stage["p99"] for stage in stages.values())
+    assert all(stage["p50"] <= stage["p99"] for stage in stages.values())
+    positive = [
+        name for name in STAGES if name != "publish_to_robot"
+    ]  # the robot may have it before publish returns
+    assert all(stages[name]["p50"] > 0.0 for name in positive)
     assert stages["inference"]["p50"] < stages["total"]["p50"]
