@@ -77,17 +77,12 @@ def run_episodes(
     task: TaskSpec, sample: Sample, seeds: Sequence[int], repeats: int = 1
 ) -> Iterator[EpisodeResult]:
     """Run each seed `repeats` times, each time with other sampling noise, in this process."""
-    return run_starts(task, sample, starts_of(seeds, repeats))
-
-
-def run_starts(task: TaskSpec, sample: Sample, starts: Iterable[tuple[int, int]]) -> Iterator[EpisodeResult]:
-    """Run episodes, given by seed and repeat, one after the other."""
     shape = (task.horizon, task.action.dim)
 
     def sample_actions(request: InferenceRequest) -> NDArray[np.float32]:
         return sample(request.window.observations, sampling_noise(request.seed, request.step, shape))
 
-    for seed, repeat in starts:
+    for seed, repeat in starts_of(seeds, repeats):
         yield rollout(task, sample_actions, seed, repeat=repeat)
 
 
