@@ -18,23 +18,9 @@ from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.motion.spline import MotionState
 from dp_ros.runtime.outlet import Outlet
 from dp_ros.runtime.safety import BadAction
-from dp_ros.task import ActionSpec
+from test.runtime.setpoint_action import action
 
 MS = 1_000_000
-
-
-def action() -> ActionSpec:
-    return ActionSpec.model_validate(
-        {
-            "topic": "/commands",
-            "type": "std_msgs/msg/Float64MultiArray",
-            "output": "setpoint",
-            "rate_hz": 100.0,
-            "names": ["shoulder", "elbow"],
-            "shape": [2],
-            "limits": {"position": {"min": [-3.0, -3.0], "max": [3.0, 3.0]}, "velocity": [2.0, 2.0]},
-        }
-    )
 
 
 class Robot:

@@ -8,24 +8,10 @@ import numpy as np
 
 from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.outlet import AFTER_REST_NS, Handover, Outlet
-from dp_ros.task import ActionSpec
+from test.runtime.setpoint_action import action
 
 MS = 1_000_000
 DT = 100 * MS
-
-
-def action() -> ActionSpec:
-    return ActionSpec.model_validate(
-        {
-            "topic": "/commands",
-            "type": "std_msgs/msg/Float64MultiArray",
-            "output": "setpoint",
-            "rate_hz": 100.0,
-            "names": ["shoulder", "elbow"],
-            "shape": [2],
-            "limits": {"position": {"min": [-3.0, -3.0], "max": [3.0, 3.0]}, "velocity": [2.0, 2.0]},
-        }
-    )
 
 
 def chunk(start_ns: int, begin: float, speed: float = 0.5) -> ActionChunk:
