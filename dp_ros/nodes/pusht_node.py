@@ -216,15 +216,17 @@ class PushTNode(Node):
         """Real time: do the physics since the last tick, publish, and sample the command at control steps."""
         if self._step_begun:
             self._finish_step(self._world.drive(self._target, self._tick_steps))
+        tick_ns = self._tick_steps * 1_000_000_000 // PHYSICS_HZ
         self._physics_steps += self._tick_steps
-        self._now_ns += self._tick_steps * 1_000_000_000 // PHYSICS_HZ
+        self._now_ns += tick_ns
         behind_ns = self.get_clock().now().nanoseconds - self._now_ns
         if abs(behind_ns) > self._dt_ns:
             self.get_logger().warning(
                 f"simulation is {behind_ns / 1e6:.0f} ms off the clock; catching up",
                 throttle_duration_sec=5.0,
             )
-            self._now_ns += behind_ns
+            # By whole ticks: the timer keeps its phase, and this very tick may be late within it.
+            self._now_ns += behind_ns // tick_ns * tick_ns
         self._publish()
         if self._physics_steps % PHYSICS_STEPS == 0:
             self._step_begun = self._phase == "running"

@@ -177,9 +177,9 @@ def test_a_person_runs_it_from_the_command_line_and_ctrl_c_cancels(robot: Robot,
     assert to_the_end.returncode == 0, output
     assert "TIME_LIMIT: ran for its time limit of 1.5 s" in output
 
-    sent = len(robot.trajectories)
+    robot.until_ready()  # after the first goal, whose last trajectory may still have been on its way
     interrupted = start_run("--time-limit", "60")
-    robot.until(lambda: len(robot.trajectories) > sent, "the policy to act", 40.0)
+    robot.until(lambda: robot.statuses[-1].state == "running", "the policy to act", 40.0)
     interrupted.send_signal(signal.SIGINT)
     robot.until(lambda: interrupted.poll() is not None, "the command's end", 20.0)
     output = interrupted.communicate()[0]

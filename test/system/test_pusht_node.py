@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -105,6 +107,26 @@ def test_sensors_have_rates_of_their_own_on_one_clock(ros_domain: int) -> None:
         images = {to_ns(m.header.stamp) for m in wire.heard["image"]}
         joints = {to_ns(m.header.stamp) for m in wire.heard["joints"]}
         assert len(images & joints) >= len(images) // 2 - 1, "they share the instants they have in common"
+
+
+def test_stamps_are_never_ahead_of_the_clock_after_a_standstill(ros_domain: int) -> None:
+    with robot() as (wire, processes):
+        ahead_ns: list[int] = []
+
+        def compare(message: JointState) -> None:
+            ahead_ns.append(to_ns(message.header.stamp) - wire.node.get_clock().now().nanoseconds)
+
+        wire.node.create_subscription(JointState, "/pusht/joint_states", compare, reliable_qos(1000))
+        for late_s in (0.13, 0.26, 0.39):  # late by something else than whole ticks, whatever the phase
+            wire.wait(lambda: wire.heard["joints"], "joint states")
+            processes.send("pusht", signal.SIGSTOP)
+            time.sleep(late_s)  # it is the standstill itself
+            processes.send("pusht", signal.SIGCONT)
+            wire.forget()
+            ahead_ns.clear()
+            wire.wait(lambda: len(ahead_ns) >= 4, "joint states after a standstill")
+            assert max(ahead_ns) <= 0
+        assert any("off the clock" in line for line in processes.output("pusht"))
 
 
 def test_the_world_stands_still_until_a_command_and_refuses_bad_ones(ros_domain: int) -> None:

@@ -50,7 +50,7 @@ def test_values_of_the_command_line_replace_those_of_the_file() -> None:
             "eval_first_seed: got 99990, so that start states 99990 to 100009",
         ),
         ("network.kind", "other", "network.kind=other: the recipe is one for unet1d_state.*--config"),
-        ("sampler.prediction", "v", "sampler.prediction: got 'v', should be 'epsilon' or 'sample'"),
+        ("sampler.prediction", "v", "sampler.prediction: got 'v', should be 'epsilon', 'sample' or"),
         ("sampler.num_inference_steps", 500, "num_inference_steps 500 is more than train_steps 100"),
         ("network.widths", [], r"network.widths: got \[\]"),
     ],
