@@ -30,6 +30,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from dp_ros.cli.demonstration_style import add_style_arguments, style_of
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
@@ -63,31 +64,13 @@ class Tally:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dp-ros collect`."""
-    style = DemonstrationStyle()
     parser.add_argument("--task", default="pusht_state", help="task file or name (default: %(default)s)")
     parser.add_argument("--episodes", type=_positive, required=True, help="how many to add to the recording")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="X.zarr", help="recording to make or extend"
     )
     parser.add_argument("--seed", type=int, help="of the first episode (default: 0, or after those recorded)")
-    parser.add_argument(
-        "--noise-px",
-        type=float,
-        default=style.noise_px,
-        help="noise on what is executed, not on what is recorded, px (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--push-px-per-step",
-        type=float,
-        default=style.push_px_per_step,
-        help="speed of pushes (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--travel-px-per-step",
-        type=float,
-        default=style.travel_px_per_step,
-        help="speed between pushes (default: %(default)s)",
-    )
+    add_style_arguments(parser)
     parser.add_argument(
         "--keep-failures", action="store_true", help="also keep episodes that did not succeed"
     )
@@ -101,10 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Collect; the exit status is 130 after Ctrl-C."""
     if args.workers > 1 and not args.fast:
         raise UserError("--workers needs --fast: over ROS the episodes are recorded one after the other")
-    if not 0 <= args.noise_px <= 50:
-        raise UserError(f"--noise-px {args.noise_px:g}: expected 0 to 50")
-    task = load_task(args.task)
-    style = DemonstrationStyle(args.noise_px, args.push_px_per_step, args.travel_px_per_step)
+    task, style = load_task(args.task), style_of(args)
     generate_episode(
         task, 0, style, max_steps=1
     )  # refuses what cannot be demonstrated before anything starts

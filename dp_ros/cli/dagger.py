@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from dp_ros.cli.demonstration_style import add_style_arguments, style_of
 from dp_ros.errors import UserError
+from dp_ros.runtime.execution import MODES
 
 if TYPE_CHECKING:  # these need torch, which `--help` does without
     from dp_ros.training.dagger_record import DaggerRecord, DaggerSettings
@@ -46,15 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=int, default=40, help="or when the T has not moved for so many (default 40)"
     )
-    parser.add_argument(
-        "--noise-px", type=float, default=3.0, help="noise on what the expert's part executes (default 3)"
-    )
+    add_style_arguments(parser)
     parser.add_argument(
         "--infer-every",
         type=int,
         metavar="N",
         help="steps between the policy's inferences, for labels and scores (default: the task's n_action_steps)",
     )
+    parser.add_argument(
+        "--mode", choices=MODES, default="replace", help="execution of chunks (default replace)"
+    )
+    parser.add_argument(
+        "--latency-ms",
+        metavar="A,B",
+        help="injected latencies that the policy has to live with, for labels one a start state in turn, for scores "
+        "each (default: none, in lockstep)",
+    )
+    parser.add_argument("--processes", type=int, default=1, help="that gather labels (default 1)")
     parser.add_argument(
         "--first-seed", type=int, default=500_000, help="of the start states of the labels (default 500000)"
     )
@@ -107,11 +117,15 @@ def _settings(args: argparse.Namespace) -> DaggerSettings:
         raise UserError("--run: missing; say which training run's policy is to be improved")
     earliest, latest = _steps(args.takeover_steps)
     rounds = args.rounds if args.rounds is not None else (1 if args.takeovers else 3)
-    for name, value in (("rounds", rounds), ("episodes", args.episodes), ("patience", args.patience)):
+    counts = {
+        "rounds": rounds,
+        "episodes": args.episodes,
+        "patience": args.patience,
+        "processes": args.processes,
+    }
+    for name, value in counts.items():
         if value < 1:
             raise UserError(f"--{name}: got {value}, expected at least 1")
-    if not 0 <= args.noise_px <= 50:
-        raise UserError(f"--noise-px: got {args.noise_px:g}, expected 0 to 50")
     record = open_run(args.run)
     overrides = parse_overrides(args.overrides)
     if args.steps is not None or "training.steps" not in overrides:
@@ -126,8 +140,11 @@ def _settings(args: argparse.Namespace) -> DaggerSettings:
         earliest=earliest,
         latest=latest,
         patience=args.patience,
-        noise_px=args.noise_px,
+        style=style_of(args),
+        mode=args.mode,
         infer_every=args.infer_every,
+        latencies_ms=_latencies(args.latency_ms),
+        processes=args.processes,
         eval_seeds=args.eval_seeds,
         overrides=overrides,
     )
@@ -145,6 +162,20 @@ def _steps(text: str) -> tuple[int, int]:
     except ValueError as error:
         raise UserError(f"--takeover-steps: {error}") from None
     return earliest, latest
+
+
+def _latencies(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = (-1.0,)
+    if not all(0 <= ms <= 10_000 for ms in found) or len(set(found)) < len(found):
+        raise UserError(
+            f"--latency-ms: got {text!r}, expected different milliseconds such as 400 or 0,200,400"
+        )
+    return found
 
 
 def table(record: DaggerRecord) -> Table:

@@ -67,7 +67,10 @@ class Engine(Protocol):
         """Whether `sample_batch` is faster than as many calls of `sample`."""
 
     def sample_batch(
-        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        noise: NDArray[np.float32],
+        prefix: Prefix | None = None,
     ) -> NDArray[np.float32]:
         """Draw (B, horizon, action_dim) for B observations, as `sample` would for each; every array has B in front.
 
@@ -136,10 +139,16 @@ class CheckedEngine(abc.ABC):
         return actions
 
     def sample_batch(
-        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        noise: NDArray[np.float32],
+        prefix: Prefix | None = None,
     ) -> NDArray[np.float32]:
         """See `Engine.sample_batch`."""
-        drawn = [self.sample({k: v[i] for k, v in observation.items()}, one) for i, one in enumerate(noise)]
+        drawn = []
+        for i, one in enumerate(noise):
+            given = None if prefix is None else Prefix(prefix.actions[i], prefix.weights[i])
+            drawn.append(self.sample({key: value[i] for key, value in observation.items()}, one, given))
         return np.stack(drawn)
 
     def warm_up(self) -> None:

@@ -57,18 +57,18 @@ class TorchEngine(CheckedEngine):
     def _compute(
         self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32], prefix: Prefix | None
     ) -> NDArray[np.float32]:
-        batch = {key: torch.from_numpy(value)[None] for key, value in observation.items()}
-        given = None
-        if prefix is not None:
-            given = torch.from_numpy(prefix.actions)[None], torch.from_numpy(prefix.weights)[None]
-        actions = self._policy.sample(batch, torch.from_numpy(noise)[None], self._steps, given)
-        return np.asarray(actions[0].numpy())
+        one = {key: value[None] for key, value in observation.items()}
+        given = None if prefix is None else Prefix(prefix.actions[None], prefix.weights[None])
+        return sample_batch(self._policy, one, noise[None], given, num_inference_steps=self._steps)[0]
 
     def sample_batch(
-        self, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        noise: NDArray[np.float32],
+        prefix: Prefix | None = None,
     ) -> NDArray[np.float32]:
         """See `Engine.sample_batch`."""
-        actions = sample_batch(self._policy, observation, noise, self._steps)
+        actions = sample_batch(self._policy, observation, noise, prefix, num_inference_steps=self._steps)
         if not np.isfinite(actions).all():
             raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
         return actions
@@ -78,12 +78,26 @@ def sample_batch(
     policy: Policy,
     observation: Mapping[str, NDArray[Any]],
     noise: NDArray[np.float32],
+    prefix: Prefix | None = None,
+    *,
     num_inference_steps: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> NDArray[np.float32]:
-    """Draw actions (B, horizon, action_dim) for arrays: observation {stream: (B, n_obs_steps, *shape)}, robot units."""
-    tensors = {key: torch.from_numpy(np.asarray(value)) for key, value in observation.items()}
-    drawn = policy.sample(tensors, torch.from_numpy(noise), num_inference_steps)
-    return np.asarray(drawn.numpy())
+    """Draw actions (B, horizon, action_dim) for arrays: observation {stream: (B, n_obs_steps, *shape)}, robot units.
+
+    Arguments:
+        policy: on `device`.
+        observation, noise, prefix: of B draws, see `Engine.sample_batch`.
+        num_inference_steps: denoising steps; None: as the policy's sampler says.
+        device: where it computes.
+    """
+
+    def tensor(values: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values)).to(device)
+
+    given = None if prefix is None else (tensor(prefix.actions), tensor(prefix.weights))
+    seen = {key: tensor(value) for key, value in observation.items()}
+    return np.asarray(policy.sample(seen, tensor(noise), num_inference_steps, given).cpu().numpy())
 
 
 def load_policy(folder: Path, manifest: Manifest, sampler: SamplerSpec | None = None) -> Policy:

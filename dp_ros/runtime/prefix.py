@@ -33,6 +33,11 @@ class Prefix:
     weights: npt.NDArray[np.float32]
 
     @classmethod
+    def none(cls, shape: tuple[int, int]) -> Prefix:
+        """One that changes nothing, for actions of a shape: for a sample among others that have one."""
+        return cls(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32))
+
+    @classmethod
     def from_plan(
         cls, planned: npt.NDArray[np.floating], *, n_known: int, horizon: int, soft: bool = True
     ) -> Prefix:

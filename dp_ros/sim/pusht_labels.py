@@ -81,9 +81,10 @@ def label_episodes(
     style: DemonstrationStyle | None = None,
     *,
     recorded: TaskSpec | None = None,
-    infer_every: int | None = None,
+    latencies_ms: Sequence[float] = (),
     width: int = WIDTH,
     should_stop: Callable[[], bool] = lambda: False,
+    **options: Any,
 ) -> Iterator[Label]:
     """Run the policy from each seed's start state and let the expert take over.
 
@@ -94,9 +95,10 @@ def label_episodes(
         rule: when the expert takes over.
         style: how it demonstrates.
         recorded: what its rows have; None: what the policy observes.
-        infer_every: steps between the policy's inferences, see `Execution`.
+        latencies_ms: latencies that the policy has to live with, one a seed in turn; none: lockstep.
         width: most episodes at a time.
         should_stop: asked before each inference.
+        options: of `pusht_rollout.episode`: how the policy's chunks are executed.
 
     Yields:
         What came of each, as the episodes end.
@@ -105,7 +107,14 @@ def label_episodes(
     takeovers = {seed: _Takeover(seed, rule) for seed in seeds}
     worlds = {seed: PushT() for seed in seeds}
     begun = (
-        episode(task, seed, world=worlds[seed], until=takeovers[seed], infer_every=infer_every)
+        episode(
+            task,
+            seed,
+            world=worlds[seed],
+            until=takeovers[seed],
+            latency_ms=latencies_ms[seed % len(latencies_ms)] if latencies_ms else None,
+            **options,
+        )
         for seed in seeds
     )
     for policy in together(begun, sample_requests, width=width, should_stop=should_stop):

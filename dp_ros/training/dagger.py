@@ -10,7 +10,12 @@ taken on, and the score of a round from others than its training chose a checkpo
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +30,9 @@ from dp_ros.data.takeovers import takeover_episodes
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
 from dp_ros.runtime.execution import Execution
-from dp_ros.sim.pusht_episodes import DemonstrationStyle
-from dp_ros.sim.pusht_labels import TakeoverRule, label_episodes
+from dp_ros.sim.pusht_batch import WIDTH
+from dp_ros.sim.pusht_labels import Label, TakeoverRule, label_episodes
+from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
 from dp_ros.training.config import REPORTED_SEEDS, TrainingConfig, with_overrides
 from dp_ros.training.dagger_record import DAGGER_FILE, DaggerRecord, DaggerSettings, Labels, Round, Score
@@ -64,7 +70,8 @@ def check(settings: DaggerSettings) -> None:
     run = Path(settings.run)
     task = open_run(run).task_spec(run)
     config = _round_config(settings, 1)
-    Execution(infer_every=settings.infer_every).require(task, "none")
+    prefix = "trained" if getattr(config.network, "prefix_steps", 0) else "guided"
+    Execution(settings.mode, settings.infer_every).require(task, prefix)
     if settings.takeovers is None and not is_simulated(task):
         raise UserError(
             f"task {task.name} is not one of the simulated robot, so there is no expert to ask; give --takeovers, "
@@ -134,21 +141,8 @@ def _add_labels(data: Path, run: Path, number: int, settings: DaggerSettings, co
         first = settings.first_seed + (number - 1) * settings.episodes
         seeds = range(first, first + settings.episodes)
         recorded = set(writer.episode_seeds.tolist())
-        policy, _ = load_trained(run)
-        torch.set_num_threads(_round_config(settings, number).training.threads)
-        sample_requests = one_call(policy.task, partial(sample_batch, policy))
         left = [seed for seed in seeds if seed not in recorded]
-        rule = TakeoverRule(settings.earliest, settings.latest, settings.patience)
-        style = DemonstrationStyle(settings.noise_px)
-        found = label_episodes(
-            policy.task,
-            sample_requests,
-            left,
-            rule,
-            style,
-            recorded=writer.task,
-            infer_every=settings.infer_every,
-        )
+        found = _labels(run, settings, left, writer.task)
         outcomes = []
         quiet = not console.is_terminal
         for label in track(found, f"labels of round {number}", len(left), console=console, disable=quiet):
@@ -165,6 +159,48 @@ def _add_labels(data: Path, run: Path, number: int, settings: DaggerSettings, co
         unsolved=outcomes.count("unsolved"),
         rows=int(lengths[mine].sum()),
     )
+
+
+def _labels(run: Path, settings: DaggerSettings, seeds: list[int], recorded: TaskSpec) -> Iterator[Label]:
+    """What came of each start state, in one process or in several."""
+    label = partial(_label_portion, run, settings, recorded)
+    size = max(min(math.ceil(len(seeds) / settings.processes), WIDTH), 1)
+    portions = [seeds[i : i + size] for i in range(0, len(seeds), size)]
+    if settings.processes == 1:
+        for portion in portions:
+            yield from label(portion)
+        return
+    with ProcessPoolExecutor(
+        settings.processes, multiprocessing.get_context("spawn"), _ignore_ctrl_c
+    ) as pool:
+        try:
+            for labels in pool.map(label, portions):
+                yield from labels
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+
+
+def _label_portion(
+    run: Path, settings: DaggerSettings, recorded: TaskSpec, seeds: Sequence[int]
+) -> list[Label]:
+    policy, _ = load_trained(run)
+    torch.set_num_threads(1)
+    found = label_episodes(
+        policy.task,
+        one_call(policy.task, partial(sample_batch, policy)),
+        seeds,
+        TakeoverRule(settings.earliest, settings.latest, settings.patience),
+        settings.style,
+        recorded=recorded,
+        latencies_ms=settings.latencies_ms,
+        mode=settings.mode,
+        infer_every=settings.infer_every,
+    )
+    return sorted(found, key=lambda one: one.seed)
 
 
 def _add_takeovers(writer: EpisodeWriter, settings: DaggerSettings) -> Labels:
@@ -187,12 +223,21 @@ def _score(run: Path, settings: DaggerSettings, console: Console) -> Score | Non
     if not is_simulated(policy.task):
         return None
     seeds = parse_seeds(settings.eval_seeds)
-    episodes = run_batched(
-        policy.task, partial(sample_batch, policy), seeds, infer_every=settings.infer_every
-    )
     quiet = not console.is_terminal
-    shown = track(episodes, f"score of {run.name}", len(seeds), console=console, disable=quiet)
-    return Score.of(in_order(shown, seeds))
+    found: dict[float | None, list[EpisodeResult]] = {}
+    for latency_ms in settings.latencies_ms or (None,):
+        episodes = run_batched(
+            policy.task,
+            partial(sample_batch, policy),
+            seeds,
+            mode=settings.mode,
+            infer_every=settings.infer_every,
+            latency_ms=latency_ms,
+        )
+        at = "" if latency_ms is None else f" at {latency_ms:g} ms"
+        shown = track(episodes, f"score of {run.name}{at}", len(seeds), console=console, disable=quiet)
+        found[latency_ms] = in_order(shown, seeds)
+    return Score.of(found)
 
 
 def _recorded_task(data: Path) -> TaskSpec:

@@ -7,7 +7,7 @@ its interval is that of paired differences, far narrower than the two scores' ow
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import explain
+from dp_ros.runtime.execution import Mode
+from dp_ros.sim.pusht_episodes import DemonstrationStyle
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.training.checkpoint import write_atomically
 from dp_ros.training.evaluate import summarize
@@ -40,8 +42,10 @@ class DaggerSettings(_Strict):
         episodes: start states of a round.
         first_seed: of the first round's first start state; the others follow.
         earliest, latest, patience: see `TakeoverRule`.
-        noise_px: see `DemonstrationStyle`.
-        infer_every: steps between the policy's inferences, for labels and scores; None: the task's n_action_steps.
+        style: how the expert demonstrates.
+        mode, infer_every: how the policy's chunks are executed, for labels and scores, see `Execution`.
+        latencies_ms: injected latencies, one a start state in turn for labels, each for scores; none: lockstep.
+        processes: how many processes gather labels.
         eval_seeds: start states that each round's policy is scored on.
         overrides: values of the recipe of each round's training by dotted name.
     """
@@ -55,30 +59,41 @@ class DaggerSettings(_Strict):
     earliest: int
     latest: int
     patience: int
-    noise_px: float
+    style: DemonstrationStyle = DemonstrationStyle()
+    mode: Mode = "replace"
     infer_every: int | None = None
+    latencies_ms: tuple[float, ...] = ()
+    processes: int = 1
     eval_seeds: str
     overrides: dict[str, Any]
 
 
 class Score(_Strict):
-    """Of a policy on `eval_seeds`, one episode each."""
+    """Of a policy on `eval_seeds`, one episode each at each latency."""
 
     mean_score: float
     interval_95: tuple[float, float] | None
     success_rate: float
+    success_rates: dict[float, float] = {}
+    """By injected latency, ms."""
     scores: dict[int, float]
-    """By seed."""
+    """By seed: mean over the latencies."""
 
     @classmethod
-    def of(cls, episodes: Sequence[EpisodeResult]) -> Score:
-        """Score of episodes, one a seed."""
-        summary = summarize(episodes)
+    def of(cls, episodes: Mapping[float | None, Sequence[EpisodeResult]]) -> Score:
+        """Score of the episodes of each latency; None: lockstep."""
+        together = [one for each in episodes.values() for one in each]
+        summary = summarize(together)
+        by_seed: dict[int, list[float]] = {}
+        for one in together:
+            by_seed.setdefault(one.seed, []).append(one.score)
+        rates = {ms: summarize(each).success_rate for ms, each in episodes.items() if ms is not None}
         return cls(
             mean_score=summary.mean_score,
             interval_95=summary.interval_95,
             success_rate=summary.success_rate,
-            scores={episode.seed: episode.score for episode in episodes},
+            success_rates=rates,
+            scores={seed: float(np.mean(scores)) for seed, scores in by_seed.items()},
         )
 
 

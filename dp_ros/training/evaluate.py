@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.runtime.controller import InferenceRequest
+from dp_ros.runtime.prefix import Prefix
 from dp_ros.sim.pusht_batch import WIDTH, SampleRequests, rollouts
 from dp_ros.sim.pusht_rollout import EpisodeResult, rollout
 from dp_ros.task import TaskSpec
@@ -29,8 +30,8 @@ _MAX_SEEDS = 100_000
 
 #: Observation {stream: (n_obs_steps, *shape)} and noise (horizon, dim) to actions of that shape, robot units.
 Sample = Callable[[Mapping[str, NDArray[Any]], NDArray[np.float32]], NDArray[np.float32]]
-#: The same for B observations at once: every array has B in front.
-SampleBatch = Sample
+#: The same for B observations at once, and their prefixes if there are any: every array has B in front.
+SampleBatch = Callable[..., NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def run_batched(
     *,
     width: int = WIDTH,
     should_stop: Callable[[], bool] = lambda: False,
-    infer_every: int | None = None,
+    **options: Any,
 ) -> Iterator[EpisodeResult]:
     """The episodes of `run_episodes`, many at once with one inference for all of them.
 
@@ -105,16 +106,14 @@ def run_batched(
         repeats: episodes of each, with other sampling noise.
         width: most episodes at a time.
         should_stop: asked before each inference; once it says so, what has not ended is left out.
-        infer_every: steps between inferences, see `Execution`.
+        options: of `pusht_rollout.episode`, the same for all episodes.
 
     Yields:
         The episodes as they end, so in another order; `in_order` puts them right.
     """
     starts = starts_of(seeds, repeats)
     sample_requests = one_call(task, sample_batch)
-    return rollouts(
-        task, sample_requests, starts, width=width, should_stop=should_stop, infer_every=infer_every
-    )
+    return rollouts(task, sample_requests, starts, width=width, should_stop=should_stop, **options)
 
 
 def one_call(task: TaskSpec, sample_batch: SampleBatch) -> SampleRequests:
@@ -125,7 +124,12 @@ def one_call(task: TaskSpec, sample_batch: SampleBatch) -> SampleRequests:
         windows = [request.window.observations for request in requests]
         observation = {key: np.stack([window[key] for window in windows]) for key in task.observations}
         noise = np.stack([sampling_noise(request.seed, request.step, shape) for request in requests])
-        return sample_batch(observation, noise)
+        prefixes = [request.prefix for request in requests]
+        if all(prefix is None for prefix in prefixes):
+            return sample_batch(observation, noise)
+        given = [prefix or Prefix.none(shape) for prefix in prefixes]
+        stacked = Prefix(np.stack([p.actions for p in given]), np.stack([p.weights for p in given]))
+        return sample_batch(observation, noise, stacked)
 
     return sample_requests
 

@@ -44,7 +44,7 @@ def run_engine(engine: Engine, starts: Sequence[Start]) -> Iterator[EpisodeResul
     """
     task, said = engine.task, engine.manifest.execution
     options: dict[str, Any] = {} if said is None else {"mode": said.mode, "infer_every": said.infer_every}
-    if engine.batches and options.get("mode") != "rtc":  # a prefix is taken one at a time
+    if engine.batches:
         return rollouts(task, one_call(task, engine.sample_batch), starts, **options)
     sample_actions = partial(sample_request, engine)
     return (rollout(task, sample_actions, seed, repeat=repeat, **options) for seed, repeat in starts)

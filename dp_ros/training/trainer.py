@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from dp_ros.data.layout import ACTION, NO_SEED
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.windows import Windows, cut_windows, load_demonstrations, split_episodes
 from dp_ros.errors import UserError
+from dp_ros.inference.torch import sample_batch
 from dp_ros.policies.build import build_policy, check_supported
 from dp_ros.policies.normalizer import min_max
 from dp_ros.policies.policy import Batch, Draw, Policy
@@ -47,7 +48,7 @@ from dp_ros.training.config import OptimizationSpec, TrainingConfig
 from dp_ros.training.display import TrainingDisplay
 from dp_ros.training.ema import WeightAverage
 from dp_ros.training.episode_record import save_episodes
-from dp_ros.training.evaluate import SampleBatch, in_order, is_simulated, run_batched, summarize
+from dp_ros.training.evaluate import in_order, is_simulated, run_batched, summarize
 from dp_ros.training.metrics import Line, MetricsLog, merit, score_metrics
 from dp_ros.training.run_folder import BEST, LAST, LOG, RunRecord, create_run, open_run
 from dp_ros.training.workers import Workers
@@ -319,23 +320,14 @@ def _evaluate(
     ).item()
     groups: dict[str, list[EpisodeResult]] = {}
     for group, seeds in starts.items():
-        episodes = list(run_batched(policy.task, _sample_on(policy, device), seeds, should_stop=stopped))
+        sample = partial(sample_batch, policy, device=device)
+        episodes = list(run_batched(policy.task, sample, seeds, should_stop=stopped))
         if stopped():
             return None
         if episodes:
             groups[group] = in_order(episodes, seeds)
             metrics |= score_metrics(summarize(groups[group]), group)
     return metrics, groups
-
-
-def _sample_on(policy: Policy, device: torch.device) -> SampleBatch:
-    """The policy as a function of arrays."""
-
-    def sample(observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        batch = {key: torch.from_numpy(np.asarray(value)).to(device) for key, value in observation.items()}
-        return np.asarray(policy.sample(batch, torch.from_numpy(noise).to(device)).cpu().numpy())
-
-    return sample
 
 
 def _keep_best(run: Path, average: WeightAverage, progress: Progress, metrics: Line, keep: int) -> bool:

@@ -79,6 +79,22 @@ def test_the_policy_infers_as_often_as_is_said() -> None:
     assert steps == [0, 4, 8]
 
 
+def test_each_latency_has_its_turn() -> None:
+    """With 400 ms the policy leads the agent nowhere before that time."""
+    rule = TakeoverRule(earliest=3, latest=3)
+    found = {
+        label.seed: label
+        for label in label_episodes(
+            TASK, wander, [500_000, 500_001, 500_002], rule, latencies_ms=(0.0, 400.0)
+        )
+    }
+    for seed, moved in ((500_000, True), (500_001, False), (500_002, True)):
+        world = PushT()
+        world.reset(seed)
+        way = np.hypot(*(found[seed].steps[0]["agent_pos"] - world.agent_pos))
+        assert (way > 1.0) == moved
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [

@@ -54,7 +54,6 @@ def settings(run: Path, data: Path, /, **changes: Any) -> DaggerSettings:
         "earliest": 5,
         "latest": 5,
         "patience": 40,
-        "noise_px": 3.0,
         "eval_seeds": "310000",
         "overrides": {"training.steps": 2},
     }
@@ -83,6 +82,29 @@ def test_each_round_adds_labels_and_begins_with_the_round_before(
     assert DaggerRecord.open(out) == record
     rows = [one.labels.rows for one in record.rounds]
     assert sum(rows) == ReplayBuffer.open(out / "data.zarr").n_steps - 152
+
+
+def test_labels_and_scores_are_taken_under_the_latencies_that_are_asked_for(
+    first_run: Path, data: Path, tmp_path: Path
+) -> None:
+    """In two processes, and with the running plan as a prefix."""
+    chosen = settings(
+        first_run,
+        data,
+        rounds=1,
+        episodes=4,
+        mode="rtc",
+        infer_every=4,
+        latencies_ms=(0.0, 400.0),
+        processes=2,
+    )
+    out = tmp_path / "out"
+    record = dagger.run_rounds(out, dagger.begin(out, chosen), QUIET)
+    assert ReplayBuffer.open(out / "data.zarr").episode_seeds.tolist()[7:] == [500_000 + k for k in range(4)]
+    assert record.rounds[0].labels.labelled == 4
+    assert record.before is not None
+    assert set(record.before.success_rates) == {0.0, 400.0}
+    assert record.before.scores.keys() == {310_000}
 
 
 def test_a_round_that_was_stopped_is_gone_on_with(
