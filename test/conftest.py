@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from test.exported_pieces import pieces_exported_once  # noqa: F401
+
 # A shell or nohup that starts this leaves signals ignored, which the processes under test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

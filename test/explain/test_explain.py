@@ -161,6 +161,7 @@ def test_what_cannot_be_shown_is_refused(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.usefixtures("pieces_exported_once")
 def test_the_command_writes_pictures_and_their_numbers(tmp_path: Path) -> None:
     from dp_ros.inference.export import export_policy
 

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, pieces_exported_once: None) -> Path:
     """A model folder that no test may change."""
     pytest.importorskip("torch")
     from dp_ros.inference.export import export_policy

@@ -29,10 +29,12 @@ from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.runtime.prefix import Prefix  # noqa: E402
 from test.policies.small import observation_batch, prefix_policy, small_policy  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("pieces_exported_once")
+
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, tmp_path: Path) -> None:
-    policy = small_policy(seed=3, prediction=prediction, num_inference_steps=7)
+    policy = small_policy(prediction=prediction, num_inference_steps=7)
     export.export_policy(policy, tmp_path / "model")
     engine = load_engine(tmp_path / "model", "onnx")
     scheduler = DDIMScheduler(
@@ -63,7 +65,7 @@ def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, t
 def test_every_sampler_and_network_is_exported_as_it_is(
     make: Callable[..., DiffusionPolicy], sampler: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
-    policy = make(seed=4, **sampler)
+    policy = make(**sampler)
     export.export_policy(policy, tmp_path / "model")
     onnx, torch_ = (load_engine(tmp_path / "model", name) for name in ("onnx", "torch"))
     assert onnx.prefix == torch_.prefix == kind
