@@ -35,7 +35,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(run: Path) -> Path:
+def model(run: Path, pieces_exported_once: None) -> Path:
     folder = run.parent / "models" / "circles"
     assert main(["export", str(run), str(folder)]) == 0
     return folder

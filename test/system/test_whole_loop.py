@@ -48,7 +48,7 @@ def test_what_was_recorded_over_ros_can_be_learnt_from_and_run_over_ros(
 
     dp_ros(
         *("train", "--task", "pusht_state", "--data", data, "--out", run),
-        *("--steps", 100, "--batch-size", 32, "--eval-every", 100, "--eval-episodes", 1),
+        *("--widths", "8,16", "--steps", 100, "--batch-size", 32, "--eval-every", 100, "--eval-episodes", 1),
     )
     dp_ros("export", run, model)
     manifest = load_manifest(model)
