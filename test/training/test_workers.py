@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from dp_ros.cli.main import main  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.training.metrics import read_metrics  # noqa: E402
 from dp_ros.training.run_folder import open_run  # noqa: E402
@@ -21,41 +22,26 @@ ROOT = Path(__file__).parents[2]
 SMALL = "network.widths=[8,16] network.step_dim=16 training.eval_episodes=0 training.steps=30 training.logger=none"
 
 
-def trained(run: Path, data: Path, processes: int, *more: str) -> Path:
-    arguments = [
-        "train",
-        "--task",
-        "pusht_state",
-        "--data",
-        str(data),
-        "--out",
-        str(run),
-        *SMALL.split(),
-        *more,
-    ]
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--main_process_port", "0", "-m"]
+def train_arguments(run: Path, data: Path, batch_size: int) -> list[str]:
+    where = ["--task", "pusht_state", "--data", str(data), "--out", str(run)]
+    return ["train", *where, *SMALL.split(), f"training.batch_size={batch_size}"]
+
+
+def train_in_two_processes(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0", "-m", "dp_ros.cli.main", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    result = subprocess.run(
-        [*command, "dp_ros.cli.main", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=140,
-    )
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=140)
     assert result.returncode == 0, result.stdout + result.stderr
-    return run
 
 
 @pytest.mark.timeout(300)
 def test_two_processes_train_as_one_does_on_twice_the_batch(tmp_path: Path) -> None:
     data = record_circles(tmp_path / "circles.zarr")
-    two = trained(tmp_path / "two", data, 2, "training.batch_size=8")
-    one = trained(tmp_path / "one", data, 1, "training.batch_size=16")
+    two, one = tmp_path / "two", tmp_path / "one"
+    train_in_two_processes(train_arguments(two, data, 8))
+    assert main(train_arguments(one, data, 16)) == 0
     assert open_run(two).samples_per_step == open_run(one).samples_per_step == 16
     first, second = read_metrics(two), read_metrics(one)
     assert [line["step"] for line in first] == [line["step"] for line in second]
