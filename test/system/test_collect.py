@@ -97,6 +97,7 @@ def test_ctrl_c_stops_every_node_and_keeps_the_saved_episodes(ros_domain: int, t
     try:
         while not (out.exists() and ReplayBuffer.open(out).n_episodes):
             assert process.poll() is None
+            time.sleep(0.05)  # leaves the core to the nodes
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     finally:
