@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -176,6 +177,10 @@ class SetpointOutput(ABC):
     def listeners(self) -> int:
         """How many subscribers the setpoints reach."""
         return int(self._publisher.get_subscription_count())
+
+    def delivered(self, patience_s: float) -> bool:
+        """Wait until every listener has what was sent, for so long at most; for whoever ends right after."""
+        return bool(self._publisher.wait_for_all_acked(Duration(nanoseconds=round(patience_s * 1e9))))
 
     def destroy(self) -> None:
         """Remove the publishers."""

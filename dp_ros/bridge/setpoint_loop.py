@@ -5,7 +5,8 @@
 A process of its own has an interpreter lock of its own, so that neither images nor plans nor publications of the
 policy node hold a setpoint up. What the node's outlet hands over is taken at the beginning of a tick and in force in
 it; lateness and what the gate did go back every 50 ms. Easy to get wrong: when the node is gone, however it went, the
-socket closes, and the robot has to be brought to rest along what was commanded last.
+socket closes, and the robot has to be brought to rest along what was commanded last; in simulated time that takes
+somebody who goes on listening to /clock.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +31,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
+from dp_ros.bridge.clock import ignore_negative_clock
 from dp_ros.bridge.outputs import SetpointOutput, make_output
 from dp_ros.bridge.ticker import Ticker, prompt_interpreter
 from dp_ros.errors import UserError
@@ -39,6 +43,10 @@ from dp_ros.task import ActionSpec
 
 #: How long the robot is given to come to rest when the node is gone.
 REST_S = 10.0
+#: Simulated time that stands still for so long when the node is gone is not waited for: nothing moves in it.
+STANDSTILL_S = 1.0
+#: How long the last message is given to arrive before the process ends.
+DELIVERY_S = 0.5
 #: Between two reports.
 REPORT_NS = 50_000_000
 #: Ticks in one report, so that it stays small.
@@ -164,6 +172,7 @@ class SetpointLoop:
 def run(link: socket.socket, settings: Settings) -> int:
     """Tick until the policy node is gone and the robot at rest."""
     rclpy.init(args=settings.ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
+    ignore_negative_clock()
     node = rclpy.create_node(
         settings.node,
         namespace=settings.namespace,
@@ -180,6 +189,8 @@ def run(link: socket.socket, settings: Settings) -> int:
     def on_error(error: Exception) -> None:
         loop.report(error=[type(error).__name__, str(error)])
         failed.set()
+        if output is not None:
+            output.stop(node.get_clock().now().nanoseconds)  # a velocity lasts until another is sent
 
     ticker = Ticker(
         loop.tick,
@@ -189,6 +200,7 @@ def run(link: socket.socket, settings: Settings) -> int:
         realtime_priority=settings.realtime_priority,
         note=loop.note,
     )
+    rested = False
     try:
         with prompt_interpreter():
             try:
@@ -197,31 +209,59 @@ def run(link: socket.socket, settings: Settings) -> int:
                 loop.report(refused=str(error))
                 return 2
             loop.report(ready=True)
-            _wait_for_end(link, node if settings.use_sim_time else None)
-            for _ in range(round(REST_S / POLL_S)):
-                at_rest = loop.outlet.rest_in_s(node.get_clock().now().nanoseconds) == 0.0
-                if (loop.orphaned and at_rest) or failed.wait(POLL_S):
-                    break
-            ticker.stop()
+            if settings.use_sim_time:
+                wait = _listening_to_clock(node)
+                _wait_for_end(link, wait)
+            else:
+                wait = failed.wait
+                _wait_for_end(link, None)
+            rested = _wait_for_rest(loop, node.get_clock(), wait, failed)
     finally:
+        ticker.stop()
         if output is not None:
+            if not rested:
+                output.stop(node.get_clock().now().nanoseconds)
+                output.delivered(DELIVERY_S)
             output.destroy()
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
 
 
-def _wait_for_end(link: socket.socket, node: Any) -> None:
-    """Return when the other end of the link is closed; without a node to listen with, this costs no time at all."""
-    poller = select.poll()
-    poller.register(link, 0)  # nothing but its end: messages are the ticking thread's
-    if node is None:
-        poller.poll()
-        return
+def _listening_to_clock(node: Any) -> Callable[[float], object]:
+    """What waits for so many seconds, or less, and takes /clock meanwhile."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    return lambda seconds: executor.spin_once(timeout_sec=seconds)
+
+
+def _wait_for_end(link: socket.socket, wait: Callable[[float], object] | None) -> None:
+    """Return when the other end of the link is closed; without something to do meanwhile this costs no time at all."""
+    poller = select.poll()
+    poller.register(link, 0)  # nothing but its end: messages are the ticking thread's
+    if wait is None:
+        poller.poll()
+        return
     while not poller.poll(0):
-        executor.spin_once(timeout_sec=LISTEN_S)
+        wait(LISTEN_S)
+
+
+def _wait_for_rest(
+    loop: SetpointLoop, clock: Any, wait: Callable[[float], object], failed: threading.Event
+) -> bool:
+    """Wait until the ticks have brought the robot to rest; False if they do not: they failed, or time stands still."""
+    begun_s = advanced_s = time.monotonic()
+    last_ns = -1
+    while not failed.is_set() and time.monotonic() < begun_s + REST_S:
+        now_ns = clock.now().nanoseconds
+        if now_ns != last_ns:
+            last_ns, advanced_s = now_ns, time.monotonic()
+        if loop.orphaned and loop.outlet.rest_in_s(now_ns) == 0.0:
+            return True
+        if time.monotonic() > advanced_s + STANDSTILL_S:
+            return False
+        wait(POLL_S)
+    return False
 
 
 def main() -> int:
