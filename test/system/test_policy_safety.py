@@ -25,6 +25,7 @@ from dp_ros.processes import Processes, running
 from dp_ros.srv import LoadModel
 from dp_ros.task import load_task
 
+from .processes_left import processes_of_domain
 from .robot import Robot
 
 pytestmark = pytest.mark.timeout(120)
@@ -160,6 +161,34 @@ def test_a_node_that_is_told_to_end_brings_the_robot_to_rest_first(
         assert np.array_equal(positions[-5:], np.repeat(positions[-1:], 5, axis=0)), (
             "the last ones stand still"
         )
+
+
+def test_a_killed_node_leaves_its_robot_at_rest_and_no_process(
+    robot: Robot, tmp_path: Path, ros_domain: int
+) -> None:
+    """What sends the setpoints goes on alone: it brakes within the limits and ends."""
+    robot.position = np.array([256.0, 256.0])
+    with policy(task=setpoint_task(tmp_path)) as processes:
+        robot.until_ready()
+        robot.send_goal(60.0)
+        robot.until(lambda: len(robot.setpoints) > 60, "setpoints")
+        (name,) = processes.pids
+        assert len(setpoint_processes(ros_domain)) == 1
+        processes.kill(name)
+        robot.until(lambda: not setpoint_processes(ros_domain), "the process of the setpoints to end")
+        robot.until(lambda: still(robot), "the last setpoint")
+    positions = np.array([position for _, position in robot.setpoints])
+    assert np.array_equal(positions[-1], positions[-2]), "at rest"
+    assert np.abs(np.diff(positions, axis=0)).max() < 1024.0 / 50 * 1.01, "no jump above the speed limit"
+
+
+def setpoint_processes(domain: int) -> list[str]:
+    return [line for line in processes_of_domain(domain) if "setpoint_loop" in line]
+
+
+def still(robot: Robot) -> bool:
+    """Whether nothing has come for a tenth of a second."""
+    return robot.now_ns() - robot.setpoints[-1][0] > 100_000_000
 
 
 def test_a_dry_run_does_everything_but_send(robot: Robot, tmp_path: Path) -> None:
