@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rclpy.action import ActionClient
@@ -39,21 +42,35 @@ def run_policy(
         )
         readiness.wait()
         goal = RunPolicy.Goal(time_limit_s=time_limit_s, seed=seed)
-        sent = actions.send_goal_async(goal, feedback_callback=lambda message: report(message.feedback))
-        cancelled = False
-        while True:  # again after Ctrl-C, which may come at any moment
-            try:
-                handle = client.wait(lambda: sent.done() and sent.result(), "the answer to the goal")
-                if not handle.accepted:
-                    raise UserError("the policy node refused the goal; its log says why")
-                result = handle.get_result_async()
-                if cancelled:
-                    handle.cancel_goal_async()
-                limit_s = timeout_s if cancelled else float("inf")
-                client.wait(result.done, "the goal's end", limit_s)
-                actions.destroy()
-                return result.result().result
-            except KeyboardInterrupt:
-                if cancelled:  # a second Ctrl-C is meant
-                    raise
-                cancelled = True
+        with _first_ctrl_c() as interrupted:
+            sent = actions.send_goal_async(goal, feedback_callback=lambda message: report(message.feedback))
+            handle = client.wait(lambda: sent.done() and sent.result(), "the answer to the goal")
+            if not handle.accepted:
+                raise UserError("the policy node refused the goal; its log says why")
+            result = handle.get_result_async()
+            client.wait(lambda: result.done() or interrupted.is_set(), "the goal's end", float("inf"))
+            if not result.done():
+                handle.cancel_goal_async()
+                client.wait(result.done, "the goal's end", timeout_s)
+        actions.destroy()
+        return result.result().result
+
+
+@contextmanager
+def _first_ctrl_c() -> Iterator[threading.Event]:
+    """Note the first Ctrl-C instead of raising it, at whatever moment it comes; the second one is meant."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def note(*_: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
