@@ -8,13 +8,12 @@ over 50 seeds still moves by 0.02 with the sampling noise alone, which is what r
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from dp_ros.benchmark.episode import Cell, run_episode
 from dp_ros.benchmark.report import DelayResult
 from dp_ros.inference.engine import Engine
 from dp_ros.inference.load import load_engine
+from dp_ros.process_pool import map_in_processes
 from dp_ros.runtime.execution import Mode
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.training.evaluate import mean_interval_95
@@ -57,31 +57,14 @@ def run_jobs(
         jobs: what to run.
         processes: how many at a time; with 1 no process is started.
     """
+    load = partial(load_engine, str(model), engine, threads=1)
     if processes == 1:
-        loaded = load_engine(model, engine, threads=1)
+        loaded = load()
         for job in jobs:
             yield job, run_job(loaded, job)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _load, (str(model), engine)) as pool:
-        try:
-            yield from pool.map(_run_in_worker, jobs, chunksize=1)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_engine: Engine | None = None
-
-
-def _load(model: str, engine: str) -> None:
-    global _engine
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    _engine = load_engine(model, engine, threads=1)
-
-
-def _run_in_worker(job: Job) -> tuple[Job, EpisodeResult]:
-    assert _engine is not None
-    return job, run_job(_engine, job)
+    with contextlib.closing(map_in_processes(load, run_job, jobs, processes)) as episodes:
+        yield from zip(jobs, episodes, strict=True)
 
 
 def run_job(engine: Engine, job: Job) -> EpisodeResult:

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import itertools
 import multiprocessing
-import signal
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from dp_ros.cli.demonstration_style import add_style_arguments, style_of
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
+from dp_ros.process_pool import leave_interrupts_to_parent
 from dp_ros.sim.pusht_episodes import (
     Demonstration,
     DemonstrationStyle,
@@ -151,7 +151,7 @@ def _parallel(
     generate: partial[Demonstration], seeds: Iterator[int], workers: int
 ) -> Iterator[Iterator[Demonstration]]:
     """Episodes of `seeds` in order, made by `workers` processes a few episodes ahead of the reader."""
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_leave_interrupts_to_parent) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=leave_interrupts_to_parent) as pool:
 
         def ahead() -> Iterator[Demonstration]:
             pending = [pool.apply_async(generate, (seed,)) for seed in itertools.islice(seeds, 2 * workers)]
@@ -161,10 +161,6 @@ def _parallel(
                 yield first.get()
 
         yield ahead()
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _progress(console: Console) -> Progress:

@@ -10,12 +10,9 @@ taken on, and the score of a round from others than its training chose a checkpo
 
 from __future__ import annotations
 
-import math
-import multiprocessing
+import contextlib
 import shutil
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -29,14 +26,16 @@ from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.takeovers import takeover_episodes
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
+from dp_ros.policies.policy import Policy
+from dp_ros.process_pool import map_in_processes
 from dp_ros.runtime.execution import Execution
-from dp_ros.sim.pusht_batch import WIDTH
 from dp_ros.sim.pusht_labels import Label, TakeoverRule, label_episodes
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
 from dp_ros.training.config import REPORTED_SEEDS, TrainingConfig, with_overrides
 from dp_ros.training.dagger_record import DAGGER_FILE, DaggerRecord, DaggerSettings, Labels, Round, Score
 from dp_ros.training.evaluate import in_order, is_simulated, one_call, parse_seeds, run_batched
+from dp_ros.training.evaluate_parallel import portions
 from dp_ros.training.run_folder import RUN_FILE, open_run
 from dp_ros.training.trained_policy import load_trained
 from dp_ros.training.trainer import train
@@ -163,32 +162,27 @@ def _add_labels(data: Path, run: Path, number: int, settings: DaggerSettings, co
 
 def _labels(run: Path, settings: DaggerSettings, seeds: list[int], recorded: TaskSpec) -> Iterator[Label]:
     """What came of each start state, in one process or in several."""
-    label = partial(_label_portion, run, settings, recorded)
-    size = max(min(math.ceil(len(seeds) / settings.processes), WIDTH), 1)
-    portions = [seeds[i : i + size] for i in range(0, len(seeds), size)]
+    load, label = partial(_load_policy, run), partial(_label_portion, settings, recorded)
+    work = portions(seeds, settings.processes, batches=True)
     if settings.processes == 1:
-        for portion in portions:
-            yield from label(portion)
+        policy = load()
+        for portion in work:
+            yield from label(policy, portion)
         return
-    with ProcessPoolExecutor(
-        settings.processes, multiprocessing.get_context("spawn"), _ignore_ctrl_c
-    ) as pool:
-        try:
-            for labels in pool.map(label, portions):
-                yield from labels
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with contextlib.closing(map_in_processes(load, label, work, settings.processes)) as found:
+        for labels in found:
+            yield from labels
 
 
-def _ignore_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+def _load_policy(run: Path) -> Policy:
+    torch.set_num_threads(1)  # of an inference, as in `dp-ros eval`
+    policy, _ = load_trained(run)
+    return policy
 
 
 def _label_portion(
-    run: Path, settings: DaggerSettings, recorded: TaskSpec, seeds: Sequence[int]
+    settings: DaggerSettings, recorded: TaskSpec, policy: Policy, seeds: Sequence[int]
 ) -> list[Label]:
-    policy, _ = load_trained(run)
-    torch.set_num_threads(1)
     found = label_episodes(
         policy.task,
         one_call(policy.task, partial(sample_batch, policy)),

@@ -8,19 +8,17 @@ moves nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
-import multiprocessing
-import signal
 import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,12 +27,14 @@ from dp_ros.inference.engine import Engine
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.inference.worker import sample_request
+from dp_ros.process_pool import map_in_processes
 from dp_ros.sim.pusht import PushT
 from dp_ros.sim.pusht_batch import WIDTH, rollouts
 from dp_ros.sim.pusht_rollout import EpisodeResult, observe, rollout
 from dp_ros.training.evaluate import one_call
 
 Start = tuple[int, int]
+T = TypeVar("T")
 
 
 def run_engine(engine: Engine, starts: Sequence[Start]) -> Iterator[EpisodeResult]:
@@ -63,13 +63,11 @@ def run_in_processes(
         batches: whether the engine is faster on batches.
         threads: CPU threads of an inference.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _load, (str(model), engine, threads)) as pool:
-        try:
-            for episodes in pool.map(_run_in_worker, portions(starts, processes, batches=batches)):
-                yield from episodes
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    load = partial(load_engine, str(model), engine, threads=threads)
+    work = portions(starts, processes, batches=batches)
+    with contextlib.closing(map_in_processes(load, _outcomes, work, processes)) as found:
+        for episodes in found:
+            yield from episodes
 
 
 def run_on_ray(
@@ -134,7 +132,7 @@ class RayWorker:
         return _outcomes(self._engine, starts)
 
 
-def portions(starts: Sequence[Start], workers: int, *, batches: bool) -> list[list[Start]]:
+def portions(starts: Sequence[T], workers: int, *, batches: bool) -> list[list[T]]:
     """What a worker gets at a time: one episode, or a batch, as many batches for each worker and of equal size."""
     size = 1
     if batches and starts:
@@ -155,20 +153,6 @@ def single_inferences_ms(engine: Engine, n: int = 30) -> list[float]:
         engine.sample(seen, noise)
         times.append((time.perf_counter_ns() - begin) / 1e6)
     return times
-
-
-_engine: Engine | None = None
-
-
-def _load(model: str, engine: str, threads: int) -> None:
-    global _engine
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    _engine = load_engine(model, engine, threads=threads)
-
-
-def _run_in_worker(starts: Sequence[Start]) -> list[EpisodeResult]:
-    assert _engine is not None
-    return _outcomes(_engine, starts)
 
 
 def _outcomes(engine: Engine, starts: Sequence[Start]) -> list[EpisodeResult]:

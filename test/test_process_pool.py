@@ -1,0 +1,51 @@
+"""Work in several processes: in order, loaded once, and not ended by a Ctrl-C that is for the parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+from dp_ros.process_pool import map_in_processes
+
+
+def load(log: Path) -> int:
+    with log.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return os.getpid()
+
+
+def work(loaded: int, item: int) -> tuple[int, bool, bool]:
+    return item, loaded == os.getpid(), signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def interrupt(loaded: int, item: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return item
+
+
+def begin(log: Path, loaded: int, item: int) -> int:
+    with log.open("a") as file:
+        file.write(f"{item}\n")
+    return item
+
+
+def test_results_come_in_order_and_each_process_loads_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    found = list(map_in_processes(partial(load, log), work, range(20), 2))
+    assert found == [(item, True, True) for item in range(20)]
+    loaded = log.read_text().split()
+    assert 1 <= len(loaded) == len(set(loaded)) <= 2
+
+
+def test_an_interrupt_of_a_process_is_not_its_end() -> None:
+    assert list(map_in_processes(os.getpid, interrupt, [3, 1, 2], 1)) == [3, 1, 2]
+
+
+def test_what_nobody_takes_is_given_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    results = map_in_processes(os.getpid, partial(begin, log), range(10_000), 1)
+    assert next(results) == 0
+    results.close()
+    assert len(log.read_text().split()) < 10_000
