@@ -23,7 +23,7 @@ from dp_ros.training.checkpoint import write_atomically
 from dp_ros.training.evaluate import summarize
 
 DAGGER_FILE = "dagger.json"
-_VERSION = 1
+_VERSION = 2
 _RESAMPLES = 10000
 
 
@@ -132,18 +132,31 @@ class DaggerRecord(_Strict):
 
     @classmethod
     def open(cls, out: Path) -> DaggerRecord:
-        """Read it. Raises UserError if the folder has none or it cannot be read."""
+        """Read it. Raises UserError if the folder has none, or another version of dp_ros wrote it otherwise."""
         path = out / DAGGER_FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             data.pop("gains", None)
-            return cls.model_validate(data)
         except OSError:
             raise UserError(f"{out}: has no {DAGGER_FILE}; `dp-ros dagger --run RUN` begins one") from None
-        except ValidationError as error:
-            raise UserError(f"{path}: " + "\n  ".join(explain(error))) from None
         except (ValueError, AttributeError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from None
+        version = data.get("schema_version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise UserError(f"{path}: schema_version: got {version!r}, expected 1 to {_VERSION}")
+        if version > _VERSION:
+            raise UserError(f"{path}: schema_version {version} is newer than {_VERSION}; update dp_ros")
+        try:
+            return cls.model_validate({**data, "schema_version": _VERSION})
+        except ValidationError as error:
+            problems = "\n  ".join(explain(error))
+            if version == _VERSION:
+                raise UserError(f"{path}: {problems}") from None
+            raise UserError(
+                f"{path}: schema_version {version} is older than {_VERSION}, with settings that this dp_ros does not "
+                f"have, so that its rounds cannot be gone on with; begin anew from the newest of them, with "
+                f"--run {out}/round_N --data {out}/data.zarr and another --out\n  {problems}"
+            ) from None
 
 
 def gains(record: DaggerRecord) -> list[dict[str, Any]]:
