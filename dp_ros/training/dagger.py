@@ -67,10 +67,15 @@ def begin(out: Path, settings: DaggerSettings) -> DaggerRecord:
 def check(settings: DaggerSettings) -> None:
     """Raise UserError for settings that cannot be, before anything is written."""
     run = Path(settings.run)
-    task = open_run(run).task_spec(run)
+    record = open_run(run)
+    task, network = record.task_spec(run), record.config.network
+    if settings.mode == "rtc" and not network.denoises:
+        raise UserError(
+            f"--mode rtc: {run} has a {network.kind} policy, which cannot go on from the running plan as this mode "
+            "asks for; expected a policy that denoises; choose --mode replace or ensemble, or another --run"
+        )
+    Execution(settings.mode, settings.infer_every).require(task, "guided" if network.denoises else "none")
     config = _round_config(settings, 1)
-    prefix = "trained" if getattr(config.network, "prefix_steps", 0) else "guided"
-    Execution(settings.mode, settings.infer_every).require(task, prefix)
     if settings.takeovers is None and not is_simulated(task):
         raise UserError(
             f"task {task.name} is not one of the simulated robot, so there is no expert to ask; give --takeovers, "

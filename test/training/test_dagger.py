@@ -15,6 +15,8 @@ pytest.importorskip("torch")
 from dp_ros.data.episode_writer import EpisodeWriter  # noqa: E402
 from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
+from dp_ros.inference.sampler import SamplerSpec  # noqa: E402
+from dp_ros.policies.baselines.specs import RegressionSpec  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from dp_ros.training import dagger  # noqa: E402
 from dp_ros.training.dagger_record import DaggerRecord, DaggerSettings, gains, paired_gain  # noqa: E402
@@ -169,6 +171,40 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         dagger.begin(tmp_path / "out", settings(first_run, data, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_that_takes_no_prefix_cannot_have_mode_rtc(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = quick_config(steps=1, validation_share=0.0)
+    baseline = {"network": RegressionSpec(width=16, blocks=1), "sampler": SamplerSpec()}
+    train(TASK, data, run, recipe.model_copy(update=baseline), console=QUIET)
+    with pytest.raises(
+        UserError, match=r"--mode rtc: .* regression policy.* choose --mode replace or ensemble"
+    ):
+        dagger.begin(tmp_path / "out", settings(run, data, mode="rtc"))
+    assert not (tmp_path / "out").exists()
+    dagger.check(settings(run, data, mode="ensemble"))
+
+
+def test_what_an_earlier_version_wrote_is_read_or_refused_with_what_to_do(
+    first_run: Path, data: Path, tmp_path: Path
+) -> None:
+    record = DaggerRecord(settings=settings(first_run, data))
+    record.save(tmp_path)
+    path = tmp_path / "dagger.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({**written, "schema_version": 1}))
+    assert DaggerRecord.open(tmp_path) == record, "nothing in it has changed its meaning"
+    old = {key: value for key, value in written["settings"].items() if key != "style"} | {"noise_px": 3.0}
+    path.write_text(json.dumps({**written, "schema_version": 1, "settings": old}))
+    with pytest.raises(
+        UserError, match=r"schema_version 1 is older than 2(.|\n)*--run .*/round_N(.|\n)*noise_px"
+    ):
+        DaggerRecord.open(tmp_path)
+    for version, message in ((3, "3 is newer than 2; update dp_ros"), ("x", "got 'x', expected 1 to 2")):
+        path.write_text(json.dumps({**written, "schema_version": version}))
+        with pytest.raises(UserError, match=message):
+            DaggerRecord.open(tmp_path)
 
 
 def test_a_folder_that_holds_something_is_left_alone(first_run: Path, data: Path, tmp_path: Path) -> None:
