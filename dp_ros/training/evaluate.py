@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,25 @@ _MAX_SEEDS = 100_000
 
 #: Observation {stream: (n_obs_steps, *shape)} and noise (horizon, dim) to actions of that shape, robot units.
 Sample = Callable[[Mapping[str, NDArray[Any]], NDArray[np.float32]], NDArray[np.float32]]
-#: The same for B observations at once, and their prefixes if there are any: every array has B in front.
-SampleBatch = Callable[..., NDArray[np.float32]]
+
+
+class SampleBatch(Protocol):
+    """Draws for several observations at once, as `Engine.sample_batch` and `inference.torch.sample_batch` do."""
+
+    def __call__(
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        noise: NDArray[np.float32],
+        prefix: Prefix | None = None,
+    ) -> NDArray[np.float32]:
+        """Actions (B, horizon, dim), robot units.
+
+        Args:
+            observation: {stream: (B, n_obs_steps, *shape)}, robot units; pictures as encoded.
+            noise: standard normal (B, horizon, dim).
+            prefix: what the actions go on from, actions (B, horizon, dim) and weights (B, horizon); None, or weights
+                of 0 in a row of it: nothing.
+        """
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_many_episodes_at_once_are_the_same_as_one_by_one() -> None:
 
     seeds = [100004, 100000]
     alone = list(run_episodes(TASK, sample, seeds, repeats=2))
-    together = run_batched(TASK, lambda o, n: sample_batch(policy, o, n), seeds, repeats=2, width=3)
+    together = run_batched(TASK, partial(sample_batch, policy), seeds, repeats=2, width=3)
     for one, other in zip(alone, in_order(together, seeds), strict=True):
         assert (one.seed, one.repeat, one.steps) == (other.seed, other.repeat, other.steps)
         assert other.states[16] == pytest.approx(one.states[16], abs=1e-3)
