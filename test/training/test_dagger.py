@@ -42,7 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
-    train(TASK, data, run, quick_config(steps=2, validation_share=0.0), console=QUIET)
+    recipe = quick_config(steps=2, validation_share=0.0)
+    recipe = recipe.model_copy(update={"sampler": SamplerSpec(num_inference_steps=2)})
+    train(TASK, data, run, recipe, console=QUIET)
     return run
 
 
