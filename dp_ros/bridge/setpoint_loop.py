@@ -45,7 +45,7 @@ from dp_ros.task import ActionSpec
 REST_S = 10.0
 #: Simulated time that stands still for so long when the node is gone is not waited for: nothing moves in it.
 STANDSTILL_S = 1.0
-#: How long the last message is given to arrive before the process ends.
+#: How long the message that stops the robot is given to arrive.
 DELIVERY_S = 0.5
 #: Between two reports.
 REPORT_NS = 50_000_000
@@ -186,11 +186,18 @@ def run(link: socket.socket, settings: Settings) -> int:
     assert action.rate_hz is not None
     loop, failed = SetpointLoop(action, link, output), threading.Event()
 
+    def stop_robot() -> None:
+        """Where nothing brakes any more: what was sent last, a velocity above all, lasts until another is sent."""
+        if output is not None:
+            output.stop(
+                node.get_clock().now().nanoseconds
+            )  # once: it knows what was sent since the last time
+            output.delivered(DELIVERY_S)
+
     def on_error(error: Exception) -> None:
         loop.report(error=[type(error).__name__, str(error)])
         failed.set()
-        if output is not None:
-            output.stop(node.get_clock().now().nanoseconds)  # a velocity lasts until another is sent
+        stop_robot()
 
     ticker = Ticker(
         loop.tick,
@@ -218,10 +225,9 @@ def run(link: socket.socket, settings: Settings) -> int:
             rested = _wait_for_rest(loop, node.get_clock(), wait, failed)
     finally:
         ticker.stop()
+        if not rested:
+            stop_robot()
         if output is not None:
-            if not rested:
-                output.stop(node.get_clock().now().nanoseconds)
-                output.delivered(DELIVERY_S)
             output.destroy()
         node.destroy_node()
         rclpy.try_shutdown()
