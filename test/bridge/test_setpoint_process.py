@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,60 +18,27 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from std_msgs.msg import Float64MultiArray  # noqa: E402
 
-from dp_ros.bridge.command_stream import CommandStream  # noqa: E402
-from dp_ros.bridge.qos import reliable_qos  # noqa: E402
 from dp_ros.bridge.setpoint_process import enclave_arguments  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
-from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule  # noqa: E402
-from dp_ros.runtime.outlet import Outlet  # noqa: E402
-from dp_ros.task import ActionSpec  # noqa: E402
+from dp_ros.runtime.motion.chunk import ActionChunk  # noqa: E402
+from test.bridge.setpoint_bench import LIMIT_S, SetpointBench  # noqa: E402
+from test.runtime.setpoint_action import action  # noqa: E402
 
-LIMIT_S = 60.0
 HELD_S = 1.0
 
 
-def action() -> ActionSpec:
-    return ActionSpec.model_validate(
-        {
-            "topic": "commands",
-            "type": "std_msgs/msg/Float64MultiArray",
-            "output": "setpoint",
-            "rate_hz": 100.0,
-            "names": ["shoulder", "elbow"],
-            "shape": [2],
-            "limits": {"position": {"min": [-9.0, -9.0], "max": [9.0, 9.0]}, "velocity": [2.0, 2.0]},
-        }
-    )
-
-
-class Bench:
-    """A node with its command stream in this process, and another that listens."""
+class Bench(SetpointBench[float]):
+    """In a namespace, with the topic remapped; of a setpoint the first value is kept."""
 
     def __init__(self) -> None:
         rclpy.init(args=["--ros-args", "-r", "commands:=renamed"])
-        self.node = rclpy.create_node("policy", namespace="/arm")
-        self.heard: list[float] = []
-        self.errors: list[Exception] = []
-        self.node.create_subscription(Float64MultiArray, "/arm/renamed", self._hear, reliable_qos(1000))
-        self.executor = SingleThreadedExecutor()
-        self.executor.add_node(self.node)
-        self.schedule = ChunkSchedule(action())
-        self.outlet = Outlet(action(), self.schedule)
-        self.stream: CommandStream | None = None
-
-    def _hear(self, message: Any) -> None:
-        self.heard.append(message.data[0])
-
-    def now_ns(self) -> int:
-        return self.node.get_clock().now().nanoseconds
-
-    def start(self, **options: Any) -> CommandStream:
-        options = {"dry_run": False, "realtime_priority": 0, "on_error": self.errors.append, **options}
-        self.stream = CommandStream(self.node, action(), self.outlet, **options)
-        return self.stream
+        node = rclpy.create_node("policy", namespace="/arm")
+        spec = action(reach=9.0, topic="commands")
+        super().__init__(
+            node, spec, "/arm/renamed", Float64MultiArray, lambda message: float(message.data[0])
+        )
 
     def command(self, seconds: int = 60) -> None:
         """Move slowly for so long."""
@@ -80,25 +47,13 @@ class Bench:
         self.schedule.splice(ActionChunk(begin_ns, 100_000_000, steps, begin_ns))
         self.outlet.open(begin_ns)
 
-    def until(self, condition: Callable[[], Any], what: str) -> None:
-        end_s = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < end_s, f"waited in vain for {what}; {self.errors}"
-            self.executor.spin_once(timeout_sec=0.05)
-
-    def close(self) -> None:
-        if self.stream is not None:
-            self.outlet.close()
-            self.stream.destroy(self.now_ns())
-        self.node.destroy_node()
-        rclpy.shutdown()
-
 
 @pytest.fixture
 def bench(ros_domain: int) -> Iterator[Bench]:
     made = Bench()
     yield made
     made.close()
+    rclpy.shutdown()
 
 
 def test_setpoints_go_on_while_the_node_holds_its_interpreter_lock(bench: Bench) -> None:
@@ -137,18 +92,16 @@ def test_ticks_and_end_are_known_here(bench: Bench) -> None:
 
 
 def test_a_process_that_is_killed_is_an_error(bench: Bench) -> None:
-    stream = bench.start()
-    assert stream._setpoints is not None
-    stream._setpoints._process.send_signal(signal.SIGKILL)
+    bench.start()
+    bench.setpoints._process.send_signal(signal.SIGKILL)
     bench.until(lambda: bench.errors, "the error")
     assert "ended" in str(bench.errors[0])
 
 
 def test_signals_to_everybody_leave_it_to_the_node_to_end_it(bench: Bench) -> None:
-    stream = bench.start()
-    assert stream._setpoints is not None
+    bench.start()
     for number in (signal.SIGINT, signal.SIGTERM):
-        stream._setpoints._process.send_signal(number)
+        bench.setpoints._process.send_signal(number)
     bench.command()
     bench.until(lambda: len(bench.heard) > 10, "setpoints")
     assert not bench.errors
