@@ -41,7 +41,7 @@ class ObservationHalf(nn.Module):
     def forward(self, *streams: Tensor) -> Tensor:
         """See the class."""
         observation = dict(zip(self.policy.task.observations, streams, strict=True))
-        return self.policy.unet.film_of_observation(self.policy.encode(observation))
+        return self.policy.unet.condition_of_observation(self.policy.encode(observation))
 
 
 class OneStep(nn.Module):
@@ -104,7 +104,7 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     images = [key for key, spec in task.observations.items() if spec.is_image]
     masked, noisy = policy.unet.mask_channel, policy.sampler.method == "ddpm"
     with torch.inference_mode():
-        films = policy.unet.film_of_step(torch.tensor([step.level for step in steps])).numpy()
+        films = policy.unet.condition_of_step(torch.tensor([step.level for step in steps])).numpy()
     width = films.shape[1]
     step_inputs = {"x": actions, "observation_film": (1, width), "step_film": (1, width)}
     step_inputs |= {"coefficients": (len(_coefficients(steps[0])),), "planned": actions, "weights": weights}

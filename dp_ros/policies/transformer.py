@@ -23,8 +23,8 @@ from dp_ros.policies.unet1d import SinusoidalEmbedding
 class ActionTransformer(nn.Module):
     """Predicts noise (or clean actions) of shape (B, T, A) from noisy actions of the same shape.
 
-    Named as `ConditionalUnet1d` names it: what observation and noise level contribute is added up. Here that sum is
-    the memory, flattened, and each of the two is zero where the other one's tokens are.
+    As in `ConditionalUnet1d` the conditions of observation and noise level are added up. Here their sum is the
+    memory, flattened, and each of the two is zero where the other one's tokens are.
 
     Args:
         action_dim: A, values of one action.
@@ -71,22 +71,24 @@ class ActionTransformer(nn.Module):
         self, actions: Tensor, step: Tensor, observation: Tensor, known: Tensor | None = None
     ) -> Tensor:
         """Predict from noisy `actions` (B, T, A), noise level `step` (B,) and `observation` (B, O)."""
-        return self.denoise(actions, self.film_of_step(step) + self.film_of_observation(observation), known)
+        return self.denoise(
+            actions, self.condition_of_step(step) + self.condition_of_observation(observation), known
+        )
 
-    def film_of_step(self, step: Tensor) -> Tensor:
+    def condition_of_step(self, step: Tensor) -> Tensor:
         """Memory (K, M) with the token of noise levels (K,) alone."""
         token = self.memory_net(self.step_embedding(step) + self.memory_position[0])
         return F.pad(token, (0, self.n_obs_steps * self.width))
 
-    def film_of_observation(self, observation: Tensor) -> Tensor:
+    def condition_of_observation(self, observation: Tensor) -> Tensor:
         """Memory (B, M) with the tokens of the observation (B, O) alone."""
         frames = observation.unflatten(1, (self.n_obs_steps, -1))
         tokens = self.memory_net(self.frame_in(frames) + self.memory_position[1:])
         return F.pad(tokens.flatten(1), (self.width, 0))
 
-    def denoise(self, actions: Tensor, film: Tensor, known: Tensor | None = None) -> Tensor:
-        """Run the decoder on `actions` (B, T, A) with the sum of both memories, `film` (B, M)."""
-        memory = film.unflatten(1, (1 + self.n_obs_steps, self.width))
+    def denoise(self, actions: Tensor, condition: Tensor, known: Tensor | None = None) -> Tensor:
+        """Run the decoder on `actions` (B, T, A) with the sum of both memories, `condition` (B, M)."""
+        memory = condition.unflatten(1, (1 + self.n_obs_steps, self.width))
         if self.mask_channel:
             mask = (
                 torch.zeros_like(actions[..., :1]) if known is None else known.to(actions.dtype).unsqueeze(-1)

@@ -101,13 +101,13 @@ class ConditionalUnet1d(nn.Module):
         condition = torch.cat([self.step_embedding(step), observation], dim=-1)  # (B, step_dim + O)
         return self.denoise(actions, self.film(F.mish(condition)), known)
 
-    def film_of_step(self, step: Tensor) -> Tensor:
+    def condition_of_step(self, step: Tensor) -> Tensor:
         """Part of the modulation that the noise level (K,) decides; (K, F), bias included."""
         return F.linear(
             F.mish(self.step_embedding(step)), self.film.weight[:, : self.step_dim], self.film.bias
         )
 
-    def film_of_observation(self, observation: Tensor) -> Tensor:
+    def condition_of_observation(self, observation: Tensor) -> Tensor:
         """Part of the modulation that the observation (B, O) decides; (B, F)."""
         return F.linear(F.mish(observation), self.film.weight[:, self.step_dim :])
 

@@ -46,7 +46,7 @@ def test_samples_of_a_batch_do_not_see_each_other() -> None:
 
 def test_the_two_halves_of_film_add_up_to_the_whole() -> None:
     net, (actions, step, observation) = unet(), inputs()
-    film = net.film_of_step(step) + net.film_of_observation(observation)
+    film = net.condition_of_step(step) + net.condition_of_observation(observation)
     torch.testing.assert_close(
         net.denoise(actions, film), net(actions, step, observation), rtol=1e-4, atol=1e-5
     )
