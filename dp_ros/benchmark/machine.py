@@ -58,13 +58,31 @@ def busy_cores(seconds: float = 1.0) -> float | None:
     return round(cores * (1.0 - idle / total), 2) if total > 0 else None
 
 
+def stolen_s() -> float:
+    """Processor time since boot that a hypervisor gave to others while this machine wanted it, over all cores, s.
+
+    A virtual machine cannot keep deadlines in such a time, whatever runs on it. 0 on bare metal.
+    """
+    fields = _processor_fields()
+    return fields[7] / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
 def _processor_times() -> tuple[int, int] | None:
-    """Ticks since boot, summed over the cores: all of them, and the idle ones (proc(5), /proc/stat)."""
+    """Ticks since boot, summed over the cores: all of them, and the idle ones."""
+    fields = _processor_fields()
+    return (sum(fields), fields[3] + fields[4]) if fields else None
+
+
+def _processor_fields() -> list[int] | None:
+    """Ticks since boot, summed over the cores (proc(5), /proc/stat).
+
+    In order: user, nice, system, idle, iowait, irq, softirq, steal.
+    """
     try:
         fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     except (OSError, ValueError, IndexError):
         return None
-    return sum(fields), fields[3] + fields[4]
+    return fields if len(fields) == 8 else None
 
 
 def _processor() -> str:

@@ -124,9 +124,12 @@ def measure_ticks(
             received += 1
 
         with session(model, setpoint_task(task, rate_hz), engine, folder, WITHOUT_PAUSE) as client:
-            client.node.create_subscription(Float64MultiArray, SETPOINT_TOPIC, count, reliable_qos(1000))
+            setpoints = client.node.create_subscription(
+                Float64MultiArray, SETPOINT_TOPIC, count, reliable_qos(1000)
+            )
             client.node.create_subscription(MarkerArray, "/policy/markers", lambda _: None, reliable_qos())
             client.connect()
+            client.wait(lambda: setpoints.get_publisher_count() > 0, "the policy's setpoints to be announced")
             _act(client, 0, seconds)
         records = _records(folder, "policy_node")
         return tick_result(records["ticks"], received), busy_share(records["inferences"])

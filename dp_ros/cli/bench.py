@@ -91,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there")
     parser.add_argument("--plot", metavar="PNG", type=Path, help="draw them there")
+    parser.add_argument(
+        "--hz",
+        default=",".join(f"{hz:g}" for hz in RATES_HZ),
+        metavar="HZ,...",
+        help="rates of the setpoints that ticks measures, one after the other (default %(default)s)",
+    )
     bench_train.add_arguments(parser)
     parser.add_argument(
         "--record",
@@ -108,6 +114,7 @@ class _Plan:
     task: TaskSpec
     engine: str
     seconds: float
+    rates_hz: tuple[float, ...]
     seeds: list[int]
     repeats: int
     infer_every: int
@@ -183,6 +190,7 @@ def _plan(args: argparse.Namespace) -> _Plan:
         task=task,
         engine=choose_engine(manifest, args.engine),
         seconds=args.seconds or SECONDS,
+        rates_hz=_rates(args.hz),
         seeds=parse_seeds(args.seeds or PAPER_SEEDS),
         repeats=args.repeats or REPEATS,
         infer_every=infer_every,
@@ -191,6 +199,18 @@ def _plan(args: argparse.Namespace) -> _Plan:
         record=args.record,
         budget_s=None if whole else args.seconds,
     )
+
+
+def _rates(given: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(rate) for rate in given.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(1.0 <= rate <= 1000.0 for rate in rates):
+        raise UserError(
+            f"--hz: got {given!r}, expected rates of 1 to 1000 Hz with commas between, such as 100,500"
+        )
+    return rates
 
 
 def _meta(args: argparse.Namespace, plan: _Plan) -> dict[str, Any]:
@@ -215,11 +235,13 @@ def _meta(args: argparse.Namespace, plan: _Plan) -> dict[str, Any]:
 def _ticks(plan: _Plan, report: RuntimeReport, console: Console) -> None:
     from dp_ros.benchmark.session import measure_ticks
 
-    for rate_hz in RATES_HZ:
+    for rate_hz in plan.rates_hz:
+        stolen_before_s = machine.stolen_s()
         with console.status(f"setpoints at {rate_hz:g} Hz for {plan.seconds:g} s"):
             tick, busy = measure_ticks(str(plan.model), plan.task, plan.engine, rate_hz, plan.seconds)
         report.ticks.append(tick)
         report.meta.setdefault("inference_busy", []).append(round(busy, 3))
+        report.meta.setdefault("stolen_s", []).append(round(machine.stolen_s() - stolen_before_s, 2))
 
 
 def _stages(plan: _Plan, report: RuntimeReport, console: Console) -> None:
@@ -281,7 +303,11 @@ def _closing_lines(report: RuntimeReport) -> str:
         f"cores, load average {meta['load_average_before'][0]} before and {meta['load_average_after'][0]} after"
     ]
     if report.ticks:
-        lines.append(f"ticks: an inference was under way for {min(meta['inference_busy']):.0%} of the time")
+        stolen = ", ".join(f"{seconds:g} s" for seconds in meta["stolen_s"])
+        lines.append(
+            f"ticks: an inference was under way for {min(meta['inference_busy']):.0%} of the time; a hypervisor took "
+            f"{stolen} of processor time from this machine meanwhile"
+        )
     if report.seam:
         seam = meta["seam"]
         lines.append(
