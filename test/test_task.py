@@ -39,7 +39,15 @@ def test_the_shipped_image_task_anchors_its_grid_on_the_camera() -> None:
     task = load_task("pusht_image")
     assert task.anchor == "image"
     assert task.observations["image"].shape == (96, 96, 3)
-    assert task.observations["image"].crop == (84, 84)
+    assert task.observations["image"].crop is None, "the T reaches the walls"
+
+
+def test_what_is_recorded_with_labels_is_the_image_task_and_the_keypoints() -> None:
+    labelled, image, state = (load_task(f"pusht_{name}") for name in ("image_labelled", "image", "state"))
+    assert list(labelled.observations) == ["image", "keypoint", "agent_pos"]
+    assert labelled.observations == {**state.observations, **image.observations}
+    about = {"name", "description", "observations"}
+    assert labelled.model_dump(exclude=about) == image.model_dump(exclude=about)
 
 
 def test_a_task_survives_the_way_into_a_manifest_and_back() -> None:
@@ -326,7 +334,7 @@ def test_a_file_that_is_no_task_is_named(tmp_path: Path, text: str, words: list[
 
 
 def test_a_missing_file_lists_the_tasks_there_are() -> None:
-    with pytest.raises(TaskError, match=r"nowhere.yaml.*pusht_image, pusht_state"):
+    with pytest.raises(TaskError, match=r"nowhere.yaml.*pusht_image, pusht_image_labelled, pusht_state"):
         load_task("nowhere.yaml")
 
 

@@ -23,11 +23,17 @@ RELATIVE_RANGE = 1e-4
 
 
 def check_task(buffer: ReplayBuffer, task: TaskSpec) -> None:
-    """Refuse a recording of another task; one that does not name its task is judged by its arrays alone."""
+    """Refuse a recording of another task; one that does not name its task is judged by its arrays alone.
+
+    A recording may hold further streams than the task observes; its task then has another name, too.
+    """
     recorded = buffer.task
     if recorded is None:
         return
     differing = _differences(recorded.model_dump(mode="json"), task.model_dump(mode="json"))
+    further = {f"observations.{key}" for key in recorded.observations if key not in task.observations}
+    if further:
+        differing = [found for found in differing if found[0] not in further | {"name"}]
     if not differing:
         return
     raise UserError(
@@ -83,6 +89,22 @@ def check_stream(buffer: ReplayBuffer, key: str, shape: tuple[int, ...]) -> None
         )
     if first.dtype.kind not in "fiu":
         raise UserError(f"{buffer.path}: data/{key} is {first.dtype}, expected numbers")
+
+
+def check_label(buffer: ReplayBuffer, key: str) -> None:
+    """Refuse a label that was not recorded or is not a vector of numbers."""
+    if key not in buffer:
+        raise UserError(
+            f"{buffer.path}: has no data/{key}, which network.vision.predicts names; it has "
+            f"{', '.join(buffer.keys())}. Record with a task file that has this stream besides, as "
+            "pusht_image_labelled has keypoint"
+        )
+    first = buffer.rows(key, 0, 1)
+    if first.ndim != 2 or first.dtype.kind not in "fiu":
+        raise UserError(
+            f"{buffer.path}: data/{key}, which network.vision.predicts names, is {first.dtype} of shape "
+            f"{list(first.shape[1:])} a step, expected a vector of numbers"
+        )
 
 
 def check_values(buffer: ReplayBuffer, key: str, values: NDArray[Any]) -> None:

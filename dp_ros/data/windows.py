@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dp_ros.data.checks import (
     check_changes,
+    check_label,
     check_lengths,
     check_rate,
     check_stream,
@@ -50,11 +51,13 @@ class Demonstrations:
             float32 in memory; pictures are as recorded and may lie in a file that is mapped.
         episode_ends: (n_episodes,) row after the last one of each episode.
         digest: content hash of the recording.
+        labels: further vector streams among the arrays, which the task does not observe and a policy learns to tell.
     """
 
     arrays: dict[str, NDArray[Any]]
     episode_ends: NDArray[np.int64]
     digest: str
+    labels: tuple[str, ...] = ()
 
     @property
     def n_episodes(self) -> int:
@@ -79,7 +82,8 @@ class Windows:
 
     def __init__(self, demonstrations: Demonstrations, task: TaskSpec, rows: NDArray[np.int64]) -> None:
         self._arrays = demonstrations.arrays
-        self._streams, self._n_obs_steps = list(task.observations), task.n_obs_steps
+        self._streams = [*task.observations, *demonstrations.labels]
+        self.labels, self._n_obs_steps = demonstrations.labels, task.n_obs_steps
         self._rows = rows
         relative = task.action.relative and len(rows)
         self._relative = _relative_actions(demonstrations, task, rows) if relative else None
@@ -94,7 +98,10 @@ class Windows:
         return observed + self._arrays[ACTION][:1].nbytes * self._rows.shape[1]
 
     def at(self, chosen: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-        """Observations {stream: (B, n_obs_steps, *shape)}, oldest first, and actions (B, horizon, action_dim)."""
+        """Observations {stream: (B, n_obs_steps, *shape)}, oldest first, and actions (B, horizon, action_dim).
+
+        Labels are among the observations.
+        """
         rows = self._rows[chosen]
         observed = rows[:, : self._n_obs_steps]
         observations = {key: np.take(self._arrays[key], observed, axis=0) for key in self._streams}
@@ -119,11 +126,16 @@ class Windows:
 
 
 def load_demonstrations(
-    path: str | Path, task: TaskSpec, *, image_memory_mb: float = IMAGE_MEMORY_MB
+    path: str | Path,
+    task: TaskSpec,
+    *,
+    labels: Sequence[str] = (),
+    image_memory_mb: float = IMAGE_MEMORY_MB,
 ) -> Demonstrations:
     """Read a recording and check that `task` can be learnt from it.
 
-    Pictures of up to `image_memory_mb` in all are kept in memory, more in a mapped file beside the recording.
+    `labels` are recorded vector streams that are wanted beside those of the task. Pictures of up to
+    `image_memory_mb` in all are kept in memory, more in a mapped file beside the recording.
 
     Raises:
         UserError: if it is empty, was recorded for another task or at another rate, lacks a stream, has other
@@ -138,6 +150,8 @@ def load_demonstrations(
     shapes = {key: spec.shape for key, spec in task.observations.items()} | {ACTION: task.action.shape}
     for key, shape in shapes.items():
         check_stream(buffer, key, shape)
+    for key in labels:
+        check_label(buffer, key)
     images = [key for key, spec in task.observations.items() if spec.is_image]
     digest = buffer.digest()
     in_memory = sum(unpacked_bytes(buffer, key) for key in images) <= image_memory_mb * 1e6
@@ -151,7 +165,10 @@ def load_demonstrations(
             check_values(buffer, key, arrays[key])
             arrays[key] = arrays[key].astype(np.float32, copy=False)
             check_changes(buffer, key, arrays[key], task)
-    return Demonstrations(arrays, buffer.episode_ends, digest)
+    for key in labels:
+        check_values(buffer, key, buffer[key])
+        arrays[key] = buffer[key].astype(np.float32, copy=False)
+    return Demonstrations(arrays, buffer.episode_ends, digest, tuple(labels))
 
 
 def cut_windows(demonstrations: Demonstrations, task: TaskSpec, episodes: Sequence[int]) -> Windows:

@@ -64,7 +64,7 @@ class DiffusionPolicy(Policy):
                 f"{task.horizon} with n_obs_steps {task.n_obs_steps}; expected at most {longest}"
             )
         cameras = {key: spec for key, spec in task.observations.items() if spec.is_image}
-        ranged = [key for key in (*task.observations, "action") if key not in cameras]
+        ranged = [key for key in (*task.observations, *self.labels, "action") if key not in cameras]
         missing = [key for key in ranged if key not in statistics]
         if missing:
             raise UserError(f"normalisation: nothing for {', '.join(missing)}; train on data that has it")
@@ -72,6 +72,12 @@ class DiffusionPolicy(Policy):
             {key: MinMaxNormalizer(statistics[key]["min"], statistics[key]["max"]) for key in ranged}
         )
         vision = getattr(network, "vision", None)
+        for key in self.labels:
+            if vision.features != (size := len(statistics[key]["min"])):
+                raise UserError(
+                    f"network.vision.features: got {vision.features}, but {key}, which the encoder predicts, has "
+                    f"{size} values; set it to {size}"
+                )
         self.vision = VisionEncoder(cameras, vision) if vision is not None else None
         frame_dim = sum(spec.dim for key, spec in task.observations.items() if key not in cameras)
         frame_dim += len(cameras) * (vision.features if vision is not None else 0)
@@ -98,6 +104,11 @@ class DiffusionPolicy(Policy):
             mask_channel=network.prefix_steps > 0,
         )
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See `Policy.labels`: what `network.vision.predicts` names."""
+        return labels_of(self.network)
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """See `Policy.parameter_groups`; a transformer's norms, biases and positions do not decay."""
         if not isinstance(self.unet, ActionTransformer):
@@ -111,13 +122,16 @@ class DiffusionPolicy(Policy):
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of another policy of this shape, with or without a mask channel.
 
-        A mask channel that it does not have begins with weights of zero, so that without a prefix both are equal.
+        A mask channel that it does not have begins with weights of zero, so that without a prefix both are equal. An
+        encoder that predicts a stream stays as it is where the other policy observes that stream.
 
         Raises:
             RuntimeError: if the weights are of another network.
         """
         own = self.state_dict()
         padded = dict(weights)
+        if self.labels and not any(key.startswith("vision.") for key in weights):
+            padded |= {key: value for key, value in own.items() if key.startswith("vision.")}
         for key, value in weights.items():
             wanted = own[key].shape if key in own else value.shape
             is_input = value.dim() == 3 or key == "unet.action_in.weight"
@@ -130,25 +144,55 @@ class DiffusionPolicy(Policy):
 
         `places` says where pictures are cropped, {stream: (B, 2)} from 0 to below 1; None: in the middle.
         """
-        parts = []
+        return torch.cat(list(self._frames(observation, places).values()), dim=-1).flatten(1)
+
+    def _frames(
+        self, observation: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Each stream as the network takes it, (B, n_obs_steps, F): features of pictures, normalised values."""
+        frames = {}
         for key, spec in self.task.observations.items():
             if spec.is_image and self.vision is not None:
-                parts.append(self.vision(key, observation[key], places[key] if places else None))
+                frames[key] = self.vision(key, observation[key], places[key] if places else None)
             else:
-                parts.append(self.normalizers[key].normalize(observation[key].flatten(2)))  # type: ignore[operator]
-        return torch.cat(parts, dim=-1).flatten(1)
+                frames[key] = self.normalizers[key].normalize(observation[key].flatten(2))  # type: ignore[operator]
+        return frames
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
-        """Mean squared error of the prediction at noise and noise levels that are drawn."""
+        """Mean squared error of the prediction at noise and noise levels that are drawn, and that of the labels.
+
+        The labels' is the mean absolute error in their normalised range of 2. Where it is all there is to learn
+        (`action_weight` 0), the newest picture of each sample is enough: the older ones hardly differ.
+        """
         noise = draw.normal(len(batch), *self.noise_shape).to(batch.actions.device)
         level = draw.integers(self.sampler.train_steps, len(batch)).to(batch.actions.device)
         known = None if batch.known is None else batch.known.to(batch.actions.device)
         places = None
         if self.training and self.vision is not None:
             places = {key: draw.uniform(len(batch), 2) for key in self.vision.cameras}
-        return self.prediction_loss(
-            batch.observation, batch.actions, noise, level, known, batch.known_noise, places
-        )
+        if batch.action_weight == 0.0 and self.labels:
+            newest = {key: value[:, -1:] for key, value in batch.observation.items()}
+            return batch.auxiliary_weight * self._label_error(newest, self._frames(newest, places)).mean()
+        frames = self._frames(batch.observation, places)
+        condition = torch.cat(list(frames.values()), dim=-1).flatten(1)
+        loss = self._prediction_loss(condition, batch.actions, noise, level, known, batch.known_noise)
+        if not self.labels:
+            return loss
+        error = self._label_error(batch.observation, frames).mean()
+        return batch.action_weight * loss + batch.auxiliary_weight * error
+
+    def label_errors(self, observation: Mapping[str, Tensor]) -> dict[str, float]:
+        """See `Policy.label_errors`."""
+        if not self.labels:
+            return {}
+        error = self._label_error(observation, self._frames(observation))
+        return {key: (error / self.normalizers[key].scale).mean().item() for key in self.labels}
+
+    def _label_error(self, observation: Mapping[str, Tensor], frames: Mapping[str, Tensor]) -> Tensor:
+        """Absolute errors (B, n, features), normalised, of what `frames` says of the label in `observation`."""
+        (key,), (camera,) = self.labels, self.vision.cameras  # type: ignore[union-attr]
+        wanted = self.normalizers[key].normalize(observation[key].flatten(2))  # type: ignore[operator]
+        return (frames[camera] - wanted).abs()
 
     def prediction_loss(
         self,
@@ -176,6 +220,19 @@ class DiffusionPolicy(Policy):
                 normalised range of 2.
             places: where pictures are cropped, as `encode` takes it.
         """
+        condition = self.encode(observation, places)
+        return self._prediction_loss(condition, actions, noise, step, known, known_noise)
+
+    def _prediction_loss(
+        self,
+        condition: Tensor,
+        actions: Tensor,
+        noise: Tensor,
+        step: Tensor,
+        known: Tensor | None,
+        known_noise: float,
+    ) -> Tensor:
+        """`prediction_loss` for an observation that is encoded, (B, O)."""
         clean = self.normalizers["action"].normalize(actions)  # type: ignore[operator]
         scheduler = _ddpm(self.sampler)
         noisy = scheduler.add_noise(clean, noise, step)
@@ -183,7 +240,6 @@ class DiffusionPolicy(Policy):
             target = scheduler.get_velocity(clean, noise, step)
         else:
             target = noise if self.sampler.prediction == "epsilon" else clean
-        condition = self.encode(observation, places)
         if known is None:
             return F.mse_loss(self.unet(noisy, step, condition), target)
         noisy = torch.where(known.unsqueeze(-1), clean + known_noise * noise, noisy)
@@ -304,6 +360,23 @@ def check_supported(task: TaskSpec, network: DiffusionNetwork) -> None:
             f"task {task.name}: observes no image, so network.vision would have no effect; leave it out, or take a "
             "task with a camera, such as pusht_image"
         )
+    for key in labels_of(network):
+        if key in task.observations:
+            raise UserError(
+                f"network.vision.predicts: task {task.name} observes {key} itself; take a task without it, or leave "
+                "predicts out"
+            )
+        if len(images) != 1:
+            raise UserError(
+                f"network.vision.predicts: needs a task with one camera, {task.name} has {', '.join(images)}; leave "
+                "predicts out"
+            )
+
+
+def labels_of(network: Any) -> tuple[str, ...]:
+    """Recorded streams that a policy with this network learns to tell from pictures, and does not observe."""
+    vision = getattr(network, "vision", None)
+    return () if vision is None or vision.predicts is None else (vision.predicts,)
 
 
 def ddim_scheduler(sampler: SamplerSpec) -> Any:

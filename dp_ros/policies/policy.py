@@ -27,17 +27,21 @@ class Batch:
     """Samples to learn from.
 
     Attributes:
-        observation: {stream: (B, n_obs_steps, *shape)}, robot units.
+        observation: {stream: (B, n_obs_steps, *shape)}, robot units; the policy's labels too, if it has any.
         actions: (B, horizon, action_dim), robot units.
         known: (B, horizon) bool, which actions are given to the policy as they are; None: none.
         known_noise: standard deviation of the noise that the given actions have all the same, in the normalised
             range of 2.
+        action_weight: of the loss of the actions; 0: it is not computed.
+        auxiliary_weight: of the loss of the labels, for a policy that has any.
     """
 
     observation: Mapping[str, Tensor]
     actions: Tensor
     known: Tensor | None = None
     known_noise: float = 0.0
+    action_weight: float = 1.0
+    auxiliary_weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -109,6 +113,15 @@ class Policy(nn.Module, abc.ABC):
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the standard normal noise of one draw: (horizon, action_dim)."""
         return (self.task.horizon, self.task.action.dim)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Recorded streams that it learns to tell and does not observe."""
+        return ()
+
+    def label_errors(self, observation: Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean absolute error of each label, robot units, of observations {stream: (B, n_obs_steps, *shape)}."""
+        return {}
 
     def prepare(self, actions: Tensor) -> None:
         """Take from the training actions (N, horizon, action_dim) what has to be known before the first step."""

@@ -22,10 +22,18 @@ class VisionSpec(BaseModel):
     """Of the two stages of `small`, multiples of 8; None: 16 and 32. `resnet18` has its own."""
     keypoints: int = Field(default=32, ge=1)
     """Points that the spatial softmax finds in a picture."""
+    softmax_temperature: float = Field(default=1.0, gt=0)
+    """Of the spatial softmax: below 1 a map has to differ less from place to place for its point to move."""
+    hidden: int = Field(default=0, ge=0)
+    """Width of a hidden layer beside the linear one that makes features of the points; 0: none."""
     features: int = Field(default=64, ge=1)
     """Values that are made of a picture."""
     shared: bool = False
     """One encoder for all cameras, or one for each."""
+    predicts: str | None = None
+    """Recorded stream that the task does not observe, such as keypoints that only a simulation can tell: the features
+    of a picture are an estimate of its values, normalised, and `features` is their number. None: they are whatever
+    helps to act."""
 
     @model_validator(mode="after")
     def _consistent(self) -> VisionSpec:

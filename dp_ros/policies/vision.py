@@ -92,7 +92,14 @@ class PictureEncoder(nn.Module):
         else:
             self.body, out = _resnet18(channels), 512
         self.maps = nn.Conv2d(out, spec.keypoints, 1)
-        self.head = nn.Linear(2 * spec.keypoints, spec.features)
+        self.temperature = spec.softmax_temperature
+        n_points = 2 * spec.keypoints
+        self.head = nn.Linear(n_points, spec.features)
+        self.hidden: nn.Module | None = None
+        if spec.hidden:
+            self.hidden = nn.Sequential(
+                nn.Linear(n_points, spec.hidden), nn.ReLU(), nn.Linear(spec.hidden, spec.features)
+            )
 
     def forward(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Encode; `rows` (N or 1, h) and `columns` (N or 1, w) are where in the whole picture they lie, -1 to 1."""
@@ -100,8 +107,9 @@ class PictureEncoder(nn.Module):
             n, _, h, w = x.shape
             at = [columns.unsqueeze(1).expand(n, h, w), rows.unsqueeze(2).expand(n, h, w)]
             x = torch.cat([x, torch.stack(at, dim=1)], dim=1)
-        found: Tensor = self.head(spatial_softmax(self.maps(self.body(x)), rows, columns))
-        return found
+        points = spatial_softmax(self.maps(self.body(x)) / self.temperature, rows, columns)
+        found: Tensor = self.head(points)
+        return found if self.hidden is None else found + self.hidden(points)
 
 
 def spatial_softmax(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

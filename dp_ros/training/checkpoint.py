@@ -124,18 +124,21 @@ def load_checkpoint(
     return progress
 
 
-def load_weights(path: Path, policy: Policy, *, as_start: bool = False) -> Progress:
+def load_weights(
+    path: Path, policy: Policy, *, as_start: bool = False, task: TaskSpec | None = None
+) -> Progress:
     """Load the averaged weights of a checkpoint into `policy`; returns where the run was.
 
     Args:
         path: the checkpoint.
         policy: what they are loaded into.
-        as_start: take those of a network without a mask channel too (`Policy.start_from`).
+        as_start: take those of a network without a mask channel or an encoder too (`Policy.start_from`).
+        task: of the run that it belongs to; None: the policy's.
 
     Raises:
         UserError: if the file is missing, damaged, of another task or of another network.
     """
-    tensors, progress = _read(path, policy.task)
+    tensors, progress = _read(path, task or policy.task)
     weights = _by_first_part(tensors).get("average", {})
     try:
         policy.start_from(weights) if as_start else policy.load_state_dict(weights)

@@ -55,6 +55,8 @@ class OptimizationSpec(BaseModel):
     logger: Literal["tensorboard", "wandb", "wandb_offline", "none"] = "tensorboard"
     prefix_share: float = Field(default=0.5, ge=0, le=1)
     prefix_noise: float = Field(default=0.0, ge=0, lt=1)
+    action_weight: float = Field(default=1.0, ge=0)
+    auxiliary_weight: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimizationSpec:
@@ -82,6 +84,13 @@ class TrainingConfig(BaseModel):
     def _consistent(self) -> TrainingConfig:
         if not self.network.denoises and self.sampler != SamplerSpec():
             raise ValueError(f"sampler: a {self.network.kind} policy does not denoise; leave the section out")
+        predicts = getattr(getattr(self.network, "vision", None), "predicts", None)
+        spec = self.training
+        if spec.action_weight == 0 and (predicts is None or spec.auxiliary_weight == 0):
+            raise ValueError(
+                "training.action_weight: 0 leaves nothing to learn; set network.vision.predicts and an "
+                "auxiliary_weight above 0, or leave it out"
+            )
         return self
 
 

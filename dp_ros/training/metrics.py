@@ -2,6 +2,7 @@
 
     train_loss                    mean over the last steps            lr, epoch, gradient_norm
     val_loss                      of held-out episodes                train_action_mse_error   robot units squared
+    val_<stream>_error            mean absolute error of what the encoder predicts, robot units
     test/mean_score               over fresh start states             train/mean_score   over those of demonstrations
     test/mean_score_low, _high    95 % interval                       test/success_rate, test/final_coverage
     test/sim_max_reward_<seed>    of one start state                  train/sim_max_reward_<seed>

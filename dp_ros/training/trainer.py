@@ -31,6 +31,7 @@ from dp_ros.data.windows import Windows, cut_windows, load_demonstrations, split
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
 from dp_ros.policies.build import build_policy, check_supported
+from dp_ros.policies.diffusion import labels_of
 from dp_ros.policies.normalizer import min_max
 from dp_ros.policies.policy import Batch, Draw, Policy
 from dp_ros.sim.pusht_rollout import EpisodeResult
@@ -40,7 +41,6 @@ from dp_ros.training.checkpoint import (
     Progress,
     keep_among_best,
     load_checkpoint,
-    load_weights,
     save_checkpoint,
     save_weights,
 )
@@ -50,15 +50,13 @@ from dp_ros.training.ema import WeightAverage
 from dp_ros.training.episode_record import save_episodes
 from dp_ros.training.evaluate import in_order, is_simulated, run_batched, summarize
 from dp_ros.training.metrics import Line, MetricsLog, merit, score_metrics
+from dp_ros.training.origin import Origin
 from dp_ros.training.run_folder import BEST, LAST, LOG, RunRecord, create_run, open_run
 from dp_ros.training.workers import Workers
 
 _NOISE, _VALIDATION, _PREFIX = 2, 3, 4  # what a random number is for; 1 is the order of the samples
 _MOST_VALIDATION_SAMPLES = 1024
 _SLICE = 256  # of them at a time, for the memory that pictures need
-#: Share of the range of a run that is started from, by which data may go beyond it: a policy that is corrected comes
-#: to states that no demonstration had, but actions beyond the range are cut off.
-_SLACK, _ACTION_SLACK = 0.5, 0.1
 _MOST_SAMPLED = 64  # draws that train_action_mse_error compares with the recorded actions
 
 
@@ -85,7 +83,7 @@ def train(
         run: folder of the run; must not exist unless `resume`.
         config: the recipe.
         resume: go on where the run was stopped, or killed.
-        start_from: another run, on data of about the same range, whose best weights this one begins with.
+        start_from: another run, on data of about the same range, whose best weights this one begins with; see `Origin`.
         console: where progress is shown.
         workers: the processes that train together; None: this one alone.
 
@@ -99,7 +97,7 @@ def train(
 
     # Data: windows of whole episodes; some episodes are held out.
     check_supported(task, config.network)
-    demonstrations = load_demonstrations(data, task)
+    demonstrations = load_demonstrations(data, task, labels=labels_of(config.network))
     training, held_out = split_episodes(demonstrations.n_episodes, spec.validation_share, spec.seed)
     samples = Samples(cut_windows(demonstrations, task, training))
     validation = Samples(cut_windows(demonstrations, task, held_out))
@@ -109,11 +107,12 @@ def train(
     # Policy, its average, optimiser.
     before = open_run(run) if resume else None
     statistics = before.statistics if before else _statistics(samples.windows, task)
-    if start_from is not None:
-        statistics = _statistics_of(Path(start_from), task, statistics)
+    origin = None if start_from is None else Origin(Path(start_from), task, config)
+    if origin is not None:
+        statistics = origin.statistics(statistics)
     policy = build_policy(task, statistics, config.network, config.sampler)
     policy.prepare(samples.actions)
-    origin = None if start_from is None else _start_from(Path(start_from), policy)
+    started_from = None if origin is None else origin.load_into(policy)
     policy.to(workers.device)
     average = WeightAverage(policy, spec.ema_power, spec.ema_max_decay)
     optimizer = torch.optim.AdamW(
@@ -121,7 +120,7 @@ def train(
     )
 
     # Run folder: new, or with a checkpoint to go on from.
-    record = RunRecord.of(task, data, demonstrations, statistics, config, origin, workers.count)
+    record = RunRecord.of(task, data, demonstrations, statistics, config, started_from, workers.count)
     progress = Progress()
     if before is not None:
         before.require_same(record, run)
@@ -173,7 +172,7 @@ def train(
             loss = torch.zeros((), device=workers.device)
             for part, observation, actions in ahead.at(step):
                 known = _known_actions(spec, step, part, task, config)
-                batch = Batch(observation, actions, known, spec.prefix_noise)
+                batch = _batch(spec, observation, actions, known)
                 with _precision(spec, workers.device):
                     part_loss = policy.loss(batch, Draw(spec.seed, _NOISE, step, part.first, part.total))
                 weighted = part_loss * (part.share * workers.count)
@@ -221,42 +220,6 @@ def _start_states(
     return {group: seeds for group, seeds in groups.items() if seeds}
 
 
-def _statistics_of(
-    run: Path, task: TaskSpec, given: dict[str, dict[str, list[float]]]
-) -> dict[str, dict[str, list[float]]]:
-    """Normalisation of the run whose weights are taken over; its weights mean nothing in another.
-
-    Raises:
-        UserError: if it is of another task, or the data goes far beyond its range.
-    """
-    record = open_run(run)
-    if record.task_spec(run).digest() != task.digest():
-        raise UserError(
-            f"{run}: was trained for task {record.task['name']}, which differs from task {task.name} of this one; "
-            "start from a run of the same task"
-        )
-    for key, old in record.statistics.items():
-        low, high = np.array(old["min"]), np.array(old["max"])
-        slack = (_ACTION_SLACK if key == ACTION else _SLACK) * (high - low)
-        beyond = (np.array(given[key]["min"]) < low - slack) | (np.array(given[key]["max"]) > high + slack)
-        if beyond.any():
-            i = int(np.flatnonzero(beyond)[0])
-            raise UserError(
-                f"{run}: was trained on data of another range: {key}[{i}] went from {low[i]:g} to {high[i]:g} there, "
-                f"from {given[key]['min'][i]:g} to {given[key]['max'][i]:g} here; start from a run on data like these, "
-                "or with random weights"
-            )
-    return record.statistics
-
-
-def _start_from(run: Path, policy: Policy) -> str:
-    """Load the best weights of another run into `policy`; returns what its record says of that."""
-    record = open_run(run)
-    progress = load_weights(run / BEST, policy, as_start=True)
-    samples = progress.step * record.samples_per_step
-    return f"{run.name}, {progress.step} steps, {samples} samples, data {record.data_digest[:12]}"
-
-
 def learning_rate(spec: OptimizationSpec, step: int) -> float:
     """Rate of optimiser step `step`, counted from 0: up along a line, then down to zero along a cosine."""
     if step < spec.warmup_steps:
@@ -289,9 +252,16 @@ def _known_actions(
 
 
 def _statistics(windows: Windows, task: TaskSpec) -> dict[str, dict[str, list[float]]]:
-    """Range of every vector stream and of the action over the training episodes; pictures have theirs by type."""
+    """Range of every vector, label and of the action over the training episodes; pictures have theirs by type."""
     vectors = [key for key, spec in task.observations.items() if not spec.is_image]
-    return {key: min_max(windows.values(key)) for key in (*vectors, ACTION)}
+    return {key: min_max(windows.values(key)) for key in (*vectors, *windows.labels, ACTION)}
+
+
+def _batch(
+    spec: OptimizationSpec, observation: Mapping[str, Tensor], actions: Tensor, known: Tensor | None = None
+) -> Batch:
+    """A batch with the weights of the recipe."""
+    return Batch(observation, actions, known, spec.prefix_noise, spec.action_weight, spec.auxiliary_weight)
 
 
 @torch.no_grad()
@@ -311,8 +281,10 @@ def _evaluate(
         observation, actions = validation.at(chosen[first : first + _SLICE], device)
         draw = Draw(spec.seed, _VALIDATION, 0, first, len(chosen))
         share = len(actions) / len(chosen)
-        loss = policy.loss(Batch(observation, actions), draw).item()
-        metrics["val_loss"] = metrics.get("val_loss", 0.0) + share * loss
+        found = {"val_loss": policy.loss(_batch(spec, observation, actions), draw).item()}
+        found |= {f"val_{key}_error": error for key, error in policy.label_errors(observation).items()}
+        for name, value in found.items():
+            metrics[name] = metrics.get(name, 0.0) + share * value
     observation, actions = samples.at(samples.spread(_MOST_SAMPLED), device)
     noise = Draw(spec.seed, _VALIDATION, 1, 0, len(actions)).normal(len(actions), *policy.noise_shape)
     metrics["train_action_mse_error"] = F.mse_loss(

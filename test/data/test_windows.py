@@ -135,6 +135,40 @@ def test_only_the_description_and_the_limits_may_differ(tmp_path: Path) -> None:
     assert load_demonstrations(path, TASK).n_episodes == 1
 
 
+def labelled_task() -> TaskSpec:
+    """`small_task` with a further stream, which a policy for `small_task` does not observe."""
+    task = small_task(name="small_labelled").model_dump(mode="json")
+    task["observations"]["label"] = {**task["observations"]["pose"], "topic": "/label"}
+    return TaskSpec.from_dict(task)
+
+
+def test_a_recording_may_hold_more_than_the_task_observes(tmp_path: Path) -> None:
+    path = record(tmp_path / "x.zarr", [20], labelled_task())
+    assert set(load_demonstrations(path, small_task()).arrays) == {"pose", "camera", "action"}
+    with pytest.raises(UserError, match="differs from task small in:\n  rate_hz"):
+        load_demonstrations(path, small_task(rate_hz=5))
+    with pytest.raises(UserError, match="was recorded for task small, which differs"):
+        load_demonstrations(record(tmp_path / "y.zarr", [20], small_task()), labelled_task())
+
+
+def test_labels_come_with_the_observations(tmp_path: Path) -> None:
+    path = record(tmp_path / "x.zarr", [20], labelled_task())
+    windows = cut_windows(load_demonstrations(path, small_task(), labels=["label"]), small_task(), [0])
+    observations, _ = windows.at(np.array([3]))
+    assert list(observations) == ["pose", "camera", "label"]
+    wanted = [step["label"] for step in random_episode(labelled_task(), 20, 0)[2:4]]
+    assert np.array_equal(observations["label"][0], np.float32(wanted))
+    assert windows.values("label").shape == (20, 3)
+
+
+def test_a_label_that_was_not_recorded_or_is_a_picture_is_refused(tmp_path: Path) -> None:
+    path = record(tmp_path / "x.zarr", [20], small_task())
+    with pytest.raises(UserError, match="has no data/label, which network.vision.predicts names; it has"):
+        load_demonstrations(path, small_task(), labels=["label"])
+    with pytest.raises(UserError, match=r"data/camera, .* is uint8 of shape \[96, 101, 3\] a step, expected"):
+        load_demonstrations(path, small_task(), labels=["camera"])
+
+
 def foreign(path: Path, **arrays: np.ndarray) -> Path:
     """A recording that does not say what its task is."""
     root = zarr.open_group(str(path), mode="w", zarr_format=2)

@@ -10,14 +10,20 @@ torch = pytest.importorskip("torch")
 from dp_ros.inference import export  # noqa: E402
 from dp_ros.inference.load import load_engine  # noqa: E402
 from dp_ros.inference.sampler import sampling_noise  # noqa: E402
-from test.policies.small_image import small_image_policy  # noqa: E402
+from dp_ros.policies.specs import UnetSpec  # noqa: E402
+from test.policies.small_image import NETWORK, PREDICTING, small_image_policy  # noqa: E402
 
 
-def test_the_graph_takes_pictures_as_recorded_and_draws_what_torch_draws(tmp_path: Path) -> None:
-    policy = small_image_policy(num_inference_steps=3)
+@pytest.mark.parametrize("network", [NETWORK, PREDICTING], ids=["features", "keypoints"])
+def test_the_graph_takes_pictures_as_recorded_and_draws_what_torch_draws(
+    tmp_path: Path, network: UnetSpec
+) -> None:
+    policy = small_image_policy(network=network, num_inference_steps=3)
     manifest = export.export_policy(policy, tmp_path / "model")
     assert manifest.inputs["image"].dtype == "uint8"
     assert manifest.inputs["agent_pos"].dtype == "float32"
+    assert "keypoint" not in manifest.inputs
+    assert ("keypoint" in manifest.normalization) == (network is PREDICTING)
     assert manifest.network == policy.network
     onnx, torch_ = (load_engine(tmp_path / "model", name) for name in ("onnx", "torch"))
     drawn = []

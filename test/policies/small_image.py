@@ -16,12 +16,17 @@ RANGES = {key: STATISTICS[key] for key in ("agent_pos", "action")}
 NETWORK = UnetSpec(
     widths=(8, 16), step_dim=16, groups=4, vision=VisionSpec(channels=(8, 8), keypoints=4, features=6)
 )
+#: The same with an encoder that tells where the T is.
+PREDICTING = NETWORK.model_copy(
+    update={"vision": VisionSpec(channels=(8, 8), keypoints=4, features=18, predicts="keypoint")}
+)
 
 
 def small_image_policy(seed: int = 0, network: UnetSpec = NETWORK, **sampler: Any) -> DiffusionPolicy:
     """A policy with two levels and a small encoder; `sampler` goes to SamplerSpec."""
     torch.manual_seed(seed)
-    return DiffusionPolicy(load_task("pusht_image"), RANGES, network, SamplerSpec(**sampler)).eval()
+    ranges = STATISTICS if network.vision is not None and network.vision.predicts else RANGES
+    return DiffusionPolicy(load_task("pusht_image"), ranges, network, SamplerSpec(**sampler)).eval()
 
 
 def picture_batch(n: int, seed: int = 0) -> dict[str, torch.Tensor]:

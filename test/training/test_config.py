@@ -23,6 +23,17 @@ def test_the_default_evaluation_keeps_away_from_the_seeds_that_are_reported() ->
     )
 
 
+def test_a_recipe_that_leaves_nothing_to_learn_is_refused() -> None:
+    labelled = "diffusion_unet_image_labelled"
+    assert load_config(labelled).training.action_weight == 0
+    with pytest.raises(
+        UserError, match="action_weight: 0 leaves nothing to learn; set network.vision.predicts"
+    ):
+        load_config(overrides={"training.action_weight": 0})
+    with pytest.raises(UserError, match="0 leaves nothing to learn"):
+        load_config(labelled, {"training.auxiliary_weight": 0})
+
+
 def test_values_of_the_command_line_replace_those_of_the_file() -> None:
     config = load_config(
         overrides={"training.steps": 7, "network.widths": [8], "sampler.prediction": "sample"}
