@@ -73,7 +73,7 @@ class DiffusionPolicy(Policy):
         )
         vision = getattr(network, "vision", None)
         for key in self.labels:
-            if vision.features != (size := len(statistics[key]["min"])):
+            if vision is not None and vision.features != (size := len(statistics[key]["min"])):
                 raise UserError(
                     f"network.vision.features: got {vision.features}, but {key}, which the encoder predicts, has "
                     f"{size} values; set it to {size}"
@@ -186,7 +186,7 @@ class DiffusionPolicy(Policy):
         if not self.labels:
             return {}
         error = self._label_error(observation, self._frames(observation))
-        return {key: (error / self.normalizers[key].scale).mean().item() for key in self.labels}
+        return {key: (error / self.normalizers[key].scale).mean().item() for key in self.labels}  # type: ignore[operator]
 
     def _label_error(self, observation: Mapping[str, Tensor], frames: Mapping[str, Tensor]) -> Tensor:
         """Absolute errors (B, n, features), normalised, of what `frames` says of the label in `observation`."""
