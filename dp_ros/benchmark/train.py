@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +22,9 @@ from dp_ros.data.layout import ACTION, observation_dtype
 from dp_ros.data.windows import Demonstrations, Windows, cut_windows
 from dp_ros.policies.build import build_policy
 from dp_ros.policies.normalizer import min_max
-from dp_ros.policies.policy import Batch, Draw, Policy
+from dp_ros.policies.policy import Draw, Policy
 from dp_ros.task import TaskSpec
-from dp_ros.training.batches import Batches, Fetched, Samples, fetch_ahead
+from dp_ros.training.batches import Batches, Fetched, Samples, fetch_ahead, weighted_batch
 from dp_ros.training.config import OptimizationSpec, TrainingConfig
 from dp_ros.training.ema import WeightAverage
 
@@ -63,7 +63,7 @@ def measure(
     torch.set_num_threads(spec.threads)
     windows = cut_windows(demonstrations, task, range(demonstrations.n_episodes))
     vectors = [key for key, stream in task.observations.items() if not stream.is_image]
-    ranges = {key: min_max(windows.values(key)) for key in (*vectors, ACTION)}
+    ranges = {key: min_max(windows.values(key)) for key in (*vectors, *windows.labels, ACTION)}
 
     def policy() -> Policy:
         torch.manual_seed(spec.seed)
@@ -91,8 +91,10 @@ def measure(
     )
 
 
-def made_up_demonstrations(task: TaskSpec, n_episodes: int = 40, length: int = 120) -> Demonstrations:
-    """Random walks in the shape of a task, for speed alone."""
+def made_up_demonstrations(
+    task: TaskSpec, n_episodes: int = 40, length: int = 120, labels: Mapping[str, int] | None = None
+) -> Demonstrations:
+    """Random walks in the shape of a task, and of `labels` of so many values each, for speed alone."""
     draw, n = np.random.default_rng(0), n_episodes * length
     arrays: dict[str, Any] = {}
     for key, stream in task.observations.items():
@@ -100,8 +102,12 @@ def made_up_demonstrations(task: TaskSpec, n_episodes: int = 40, length: int = 1
             arrays[key] = draw.integers(0, 256, (n, *stream.shape)).astype(observation_dtype(stream))
         else:
             arrays[key] = draw.normal(size=(n, *stream.shape)).cumsum(axis=0).astype(np.float32)
-    arrays[ACTION] = draw.normal(size=(n, *task.action.shape)).cumsum(axis=0).astype(np.float32)
-    return Demonstrations(arrays, length * np.arange(1, n_episodes + 1), "")
+    for key, shape in (
+        (ACTION, task.action.shape),
+        *((key, (size,)) for key, size in (labels or {}).items()),
+    ):
+        arrays[key] = draw.normal(size=(n, *shape)).cumsum(axis=0).astype(np.float32)
+    return Demonstrations(arrays, length * np.arange(1, n_episodes + 1), "", labels=tuple(labels or ()))
 
 
 def _in_turns(ways: dict[str, Callable[[int], None]], seconds: float) -> dict[str, list[float]]:
@@ -141,7 +147,7 @@ def _ours(
         loss = torch.zeros(())
         for part, observation, actions in fetch(step):
             draw = Draw(spec.seed, _NOISE, step, part.first, part.total)
-            part_loss = policy.loss(Batch(observation, actions), draw) * part.share
+            part_loss = policy.loss(weighted_batch(spec, observation, actions), draw) * part.share
             part_loss.backward()
             loss += part_loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), spec.clip_norm, foreach=True)
@@ -166,7 +172,7 @@ def _straightforward(policy: Policy, spec: OptimizationSpec, windows: Windows) -
 
     def take(step: int) -> None:
         observation, actions = next(batches)
-        loss = policy.loss(Batch(observation, actions), Draw(spec.seed, _NOISE, step))
+        loss = policy.loss(weighted_batch(spec, observation, actions), Draw(spec.seed, _NOISE, step))
         optimizer.zero_grad()
         loss.backward()
         norm = sum(float(p.grad.norm()) ** 2 for p in parameters if p.grad is not None) ** 0.5

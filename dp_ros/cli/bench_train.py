@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_ros.benchmark.train import made_up_demonstrations, measure
     from dp_ros.data.windows import load_demonstrations
     from dp_ros.policies.build import check_supported
+    from dp_ros.policies.diffusion import labels_of
     from dp_ros.task import load_task
     from dp_ros.training.config import DEFAULT_CONFIG, load_config
 
@@ -52,7 +53,14 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config or DEFAULT_CONFIG, _overrides(args))
     check_supported(task, config.network)
     found = machine.describe() | {"busy_cores_before": machine.busy_cores()}
-    data = load_demonstrations(args.data, task) if args.data else made_up_demonstrations(task)
+    labels = labels_of(config.network)
+    if args.data:
+        data = load_demonstrations(args.data, task, labels=labels)
+    else:
+        vision = getattr(config.network, "vision", None)
+        data = made_up_demonstrations(
+            task, labels={key: vision.features for key in labels if vision is not None}
+        )
     console = Console()
     with console.status(f"training steps for about {seconds:g} s"):
         speed = measure(data, task, config, seconds)

@@ -7,6 +7,7 @@ alone, so that it does not matter in how many parts it is cut, nor where a run w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from dp_ros.data.prefetch import Prefetch
 from dp_ros.data.windows import Windows
 from dp_ros.errors import UserError
+from dp_ros.policies.policy import Batch
 from dp_ros.training.config import OptimizationSpec
 
 _ORDER = 1  # what a random number is for; the policy's purposes are others
@@ -127,3 +129,10 @@ def fetch_ahead(
 
     batch_bytes = samples.windows.sample_bytes * batches.size
     return Prefetch(fetch, _AHEAD if batch_bytes >= _WORTH_A_THREAD_BYTES else 0, steps)
+
+
+def weighted_batch(
+    spec: OptimizationSpec, observation: Mapping[str, Tensor], actions: Tensor, known: Tensor | None = None
+) -> Batch:
+    """A batch with the weights of the recipe; arguments as in `Batch`."""
+    return Batch(observation, actions, known, spec.prefix_noise, spec.action_weight, spec.auxiliary_weight)

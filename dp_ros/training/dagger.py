@@ -26,6 +26,7 @@ from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.takeovers import takeover_episodes
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
+from dp_ros.policies.diffusion import labels_of
 from dp_ros.policies.policy import Policy
 from dp_ros.process_pool import map_in_processes
 from dp_ros.runtime.execution import Execution
@@ -75,6 +76,11 @@ def check(settings: DaggerSettings) -> None:
             "asks for; expected a policy that denoises; choose --mode replace or ensemble, or another --run"
         )
     Execution(settings.mode, settings.infer_every).require(task, "guided" if network.denoises else "none")
+    for learnt in labels_of(network):
+        raise UserError(
+            f"{run}: its encoder learns from recorded {learnt}, which corrections do not have; correct the policy "
+            f"that observes {learnt}, and train the encoder once more with --start-from that run"
+        )
     config = _round_config(settings, 1)
     if settings.takeovers is None and not is_simulated(task):
         raise UserError(

@@ -33,10 +33,10 @@ from dp_ros.inference.torch import sample_batch
 from dp_ros.policies.build import build_policy, check_supported
 from dp_ros.policies.diffusion import labels_of
 from dp_ros.policies.normalizer import min_max
-from dp_ros.policies.policy import Batch, Draw, Policy
+from dp_ros.policies.policy import Draw, Policy
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
-from dp_ros.training.batches import Batches, Part, Samples, fetch_ahead
+from dp_ros.training.batches import Batches, Part, Samples, fetch_ahead, weighted_batch
 from dp_ros.training.checkpoint import (
     Progress,
     keep_among_best,
@@ -172,7 +172,7 @@ def train(
             loss = torch.zeros((), device=workers.device)
             for part, observation, actions in ahead.at(step):
                 known = _known_actions(spec, step, part, task, config)
-                batch = _batch(spec, observation, actions, known)
+                batch = weighted_batch(spec, observation, actions, known)
                 with _precision(spec, workers.device):
                     part_loss = policy.loss(batch, Draw(spec.seed, _NOISE, step, part.first, part.total))
                 weighted = part_loss * (part.share * workers.count)
@@ -257,13 +257,6 @@ def _statistics(windows: Windows, task: TaskSpec) -> dict[str, dict[str, list[fl
     return {key: min_max(windows.values(key)) for key in (*vectors, *windows.labels, ACTION)}
 
 
-def _batch(
-    spec: OptimizationSpec, observation: Mapping[str, Tensor], actions: Tensor, known: Tensor | None = None
-) -> Batch:
-    """A batch with the weights of the recipe."""
-    return Batch(observation, actions, known, spec.prefix_noise, spec.action_weight, spec.auxiliary_weight)
-
-
 @torch.no_grad()
 def _evaluate(
     policy: Policy,
@@ -281,7 +274,7 @@ def _evaluate(
         observation, actions = validation.at(chosen[first : first + _SLICE], device)
         draw = Draw(spec.seed, _VALIDATION, 0, first, len(chosen))
         share = len(actions) / len(chosen)
-        found = {"val_loss": policy.loss(_batch(spec, observation, actions), draw).item()}
+        found = {"val_loss": policy.loss(weighted_batch(spec, observation, actions), draw).item()}
         found |= {f"val_{key}_error": error for key, error in policy.label_errors(observation).items()}
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + share * value

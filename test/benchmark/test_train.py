@@ -74,6 +74,13 @@ def test_the_figures_are_printed_and_stored(tmp_path: Path, capsys: pytest.Captu
     assert (found["widths"], found["batch"], found["threads"]) == ([8, 16], 4, 1)
 
 
+def test_an_encoder_that_learns_from_labels_is_measured_too(tmp_path: Path) -> None:
+    out = tmp_path / "train.json"
+    given = ["--task", "pusht_image", "--config", "diffusion_unet_image_labelled", "--seconds", "0.1"]
+    assert main(["bench", "train", *given, "--widths", "8,16", "--batch", "2", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["samples_per_s"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [(["--widths", "8,x"], "--widths"), (["--seconds", "0"], "--seconds"), (["--batch", "0"], "batch_size")],

@@ -20,8 +20,9 @@ from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.sim.pusht import keypoints_of  # noqa: E402
 from dp_ros.sim.pusht_view import render  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
-from dp_ros.training import trainer  # noqa: E402
+from dp_ros.training import dagger, trainer  # noqa: E402
 from dp_ros.training.config import TrainingConfig, load_config  # noqa: E402
+from dp_ros.training.dagger_record import DaggerSettings  # noqa: E402
 from dp_ros.training.metrics import read_metrics  # noqa: E402
 from test.training.recordings import QUICK  # noqa: E402
 
@@ -86,6 +87,27 @@ def test_an_image_run_takes_over_network_and_normalisation_of_a_state_run(
         "pusht_image", labelled, tmp_path / "all", image_config(**{"training.action_weight": 1.0}), run
     )
     assert not torch.equal(weights(both)["average/unet.film.weight"], new["average/unet.film.weight"])
+
+
+def test_corrections_of_a_run_with_labels_are_refused(
+    labelled: Path, state_run: Path, tmp_path: Path
+) -> None:
+    run = train("pusht_image", labelled, tmp_path / "encoder", image_config(), state_run)
+    with pytest.raises(UserError, match="its encoder learns from recorded keypoint"):
+        dagger.check(
+            DaggerSettings(
+                run=str(run),
+                data=str(labelled),
+                rounds=1,
+                episodes=1,
+                first_seed=500_000,
+                earliest=1,
+                latest=2,
+                patience=1,
+                eval_seeds="310000:310001",
+                overrides={},
+            )
+        )
 
 
 def test_the_encoder_learns_where_things_are(labelled: Path, tmp_path: Path) -> None:
