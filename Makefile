@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all their own set-up. `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint clean
+.PHONY: help setup setup-dev demo test lint reproduce-state reproduce-image clean
 
 TASK ?= pusht_state
 EPISODES ?= 3
@@ -33,6 +33,12 @@ lint: setup-dev  ## ruff and mypy
 
 test: lint  ## lint, then the whole test suite
 	@$(in_env) pytest $(PYTEST_ARGS)
+
+reproduce-state: setup-dev  ## the state policy and its score from nothing; goes on where it was
+	@$(in_env) scripts/reproduce_state.sh
+
+reproduce-image: setup-dev  ## the same for the image policy, which begins with a state policy
+	@$(in_env) scripts/reproduce_image.sh
 
 clean:  ## remove the environment and everything that was built
 	rm -rf .venv .ros build install log .mypy_cache .pytest_cache .ruff_cache .hypothesis
