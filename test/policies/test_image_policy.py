@@ -34,13 +34,13 @@ def test_pictures_and_vectors_are_encoded_in_the_tasks_order() -> None:
 def test_crops_are_random_in_training_only_and_decided_by_the_draw() -> None:
     policy, batch = small_image_policy(), Batch(picture_batch(4), ACTIONS)
     places = []
-    encode = policy.encode
+    frames = policy._frames
 
-    def watched(observation: object, given: object = None) -> torch.Tensor:
+    def watched(observation: object, given: object = None) -> dict[str, torch.Tensor]:
         places.append(given)
-        return encode(observation, given)  # type: ignore[arg-type]
+        return frames(observation, given)  # type: ignore[arg-type]
 
-    policy.encode = watched  # type: ignore[method-assign, assignment]
+    policy._frames = watched  # type: ignore[method-assign, assignment]
     policy.loss(batch, Draw(0, 2, 0))
     policy.train()
     first, again, other = (policy.loss(batch, Draw(0, 2, step)).item() for step in (0, 0, 1))
