@@ -45,6 +45,18 @@ def map_in_processes(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def map_loaded(
+    load: Callable[[], Loaded], work: Callable[[Loaded, Item], Result], items: Iterable[Item], processes: int
+) -> Generator[Result, None, None]:
+    """`map_in_processes`, but with 1 no process is started: this one loads and works."""
+    if processes > 1:
+        yield from map_in_processes(load, work, items, processes)
+        return
+    loaded = load()
+    for item in items:
+        yield work(loaded, item)
+
+
 def _begin(load: Callable[[], Any]) -> None:
     global _loaded
     leave_interrupts_to_parent()

@@ -7,7 +7,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from dp_ros.process_pool import map_in_processes
+from dp_ros.process_pool import map_in_processes, map_loaded
 
 
 def load(log: Path) -> int:
@@ -18,6 +18,10 @@ def load(log: Path) -> int:
 
 def work(loaded: int, item: int) -> tuple[int, bool, bool]:
     return item, loaded == os.getpid(), signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def lift(loaded: int, item: int) -> int:
+    return loaded
 
 
 def interrupt(loaded: int, item: int) -> int:
@@ -49,3 +53,15 @@ def test_what_nobody_takes_is_given_up(tmp_path: Path) -> None:
     assert next(results) == 0
     results.close()
     assert len(log.read_text().split()) < 10_000
+
+
+def test_one_process_is_this_one_and_loads_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    found = map_loaded(partial(load, log), lambda loaded, item: (loaded, item), [2, 1], 1)
+    assert list(found) == [(os.getpid(), 2), (os.getpid(), 1)]
+    assert log.read_text().split() == [str(os.getpid())]
+
+
+def test_two_processes_are_others() -> None:
+    found = map_loaded(os.getpid, lift, range(4), 2)
+    assert os.getpid() not in found

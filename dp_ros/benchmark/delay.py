@@ -24,7 +24,7 @@ from dp_ros.benchmark.episode import Cell, run_episode
 from dp_ros.benchmark.report import DelayResult
 from dp_ros.inference.engine import Engine
 from dp_ros.inference.load import load_engine
-from dp_ros.process_pool import map_in_processes
+from dp_ros.process_pool import map_loaded
 from dp_ros.runtime.execution import Mode
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.training.evaluate import mean_interval_95
@@ -58,12 +58,7 @@ def run_jobs(
         processes: how many at a time; with 1 no process is started.
     """
     load = partial(load_engine, str(model), engine, threads=1)
-    if processes == 1:
-        loaded = load()
-        for job in jobs:
-            yield job, run_job(loaded, job)
-        return
-    with contextlib.closing(map_in_processes(load, run_job, jobs, processes)) as episodes:
+    with contextlib.closing(map_loaded(load, run_job, jobs, processes)) as episodes:
         yield from zip(jobs, episodes, strict=True)
 
 

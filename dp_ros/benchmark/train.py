@@ -21,10 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from dp_ros.data.layout import ACTION, observation_dtype
 from dp_ros.data.windows import Demonstrations, Windows, cut_windows
 from dp_ros.policies.build import build_policy
-from dp_ros.policies.normalizer import min_max
 from dp_ros.policies.policy import Draw, Policy
 from dp_ros.task import TaskSpec
-from dp_ros.training.batches import Batches, Fetched, Samples, fetch_ahead, weighted_batch
+from dp_ros.training.batches import Batches, Fetched, Samples, fetch_ahead, ranges_of, weighted_batch
 from dp_ros.training.config import OptimizationSpec, TrainingConfig
 from dp_ros.training.ema import WeightAverage
 
@@ -62,8 +61,7 @@ def measure(
     spec = config.training
     torch.set_num_threads(spec.threads)
     windows = cut_windows(demonstrations, task, range(demonstrations.n_episodes))
-    vectors = [key for key, stream in task.observations.items() if not stream.is_image]
-    ranges = {key: min_max(windows.values(key)) for key in (*vectors, *windows.labels, ACTION)}
+    ranges = ranges_of(windows, task)
 
     def policy() -> Policy:
         torch.manual_seed(spec.seed)

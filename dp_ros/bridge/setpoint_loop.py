@@ -187,11 +187,12 @@ def run(link: socket.socket, settings: Settings) -> int:
     loop, failed = SetpointLoop(action, link, output), threading.Event()
 
     def stop_robot() -> None:
-        """Where nothing brakes any more: what was sent last, a velocity above all, lasts until another is sent."""
+        """Where nothing brakes any more: what was sent last, a velocity above all, lasts until another is sent.
+
+        The output knows whether anything was sent since the last time, so that one stop is sent however often.
+        """
         if output is not None:
-            output.stop(
-                node.get_clock().now().nanoseconds
-            )  # once: it knows what was sent since the last time
+            output.stop(node.get_clock().now().nanoseconds)
             output.delivered(DELIVERY_S)
 
     def on_error(error: Exception) -> None:

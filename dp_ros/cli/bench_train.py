@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_ros.benchmark.train import made_up_demonstrations, measure
     from dp_ros.data.windows import load_demonstrations
     from dp_ros.policies.build import check_supported
-    from dp_ros.policies.diffusion import labels_of
+    from dp_ros.policies.specs import labels_of
     from dp_ros.task import load_task
     from dp_ros.training.config import DEFAULT_CONFIG, load_config
 
@@ -55,12 +55,9 @@ def run(args: argparse.Namespace) -> int:
     found = machine.describe() | {"busy_cores_before": machine.busy_cores()}
     labels = labels_of(config.network)
     if args.data:
-        data = load_demonstrations(args.data, task, labels=labels)
+        data = load_demonstrations(args.data, task, labels=tuple(labels))
     else:
-        vision = getattr(config.network, "vision", None)
-        data = made_up_demonstrations(
-            task, labels={key: vision.features for key in labels if vision is not None}
-        )
+        data = made_up_demonstrations(task, labels=labels)
     console = Console()
     with console.status(f"training steps for about {seconds:g} s"):
         speed = measure(data, task, config, seconds)

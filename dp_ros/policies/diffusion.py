@@ -27,7 +27,7 @@ from dp_ros.inference.manifest import NetworkSpec
 from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
-from dp_ros.policies.specs import TransformerSpec, UnetSpec
+from dp_ros.policies.specs import TransformerSpec, UnetSpec, labels_of
 from dp_ros.policies.transformer import ActionTransformer
 from dp_ros.policies.unet1d import ConditionalUnet1d
 from dp_ros.policies.vision import VisionEncoder
@@ -72,11 +72,11 @@ class DiffusionPolicy(Policy):
             {key: MinMaxNormalizer(statistics[key]["min"], statistics[key]["max"]) for key in ranged}
         )
         vision = getattr(network, "vision", None)
-        for key in self.labels:
-            if vision is not None and vision.features != (size := len(statistics[key]["min"])):
+        for key, features in labels_of(network).items():
+            if features != (size := len(statistics[key]["min"])):
                 raise UserError(
-                    f"network.vision.features: got {vision.features}, but {key}, which the encoder predicts, has "
-                    f"{size} values; set it to {size}"
+                    f"network.vision.features: got {features}, but {key}, which the encoder predicts, has {size} "
+                    f"values; set it to {size}"
                 )
         self.vision = VisionEncoder(cameras, vision) if vision is not None else None
         frame_dim = sum(spec.dim for key, spec in task.observations.items() if key not in cameras)
@@ -107,7 +107,7 @@ class DiffusionPolicy(Policy):
     @property
     def labels(self) -> tuple[str, ...]:
         """See `Policy.labels`: what `network.vision.predicts` names."""
-        return labels_of(self.network)
+        return tuple(labels_of(self.network))
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """See `Policy.parameter_groups`; a transformer's norms, biases and positions do not decay."""
@@ -144,7 +144,7 @@ class DiffusionPolicy(Policy):
 
         `places` says where pictures are cropped, {stream: (B, 2)} from 0 to below 1; None: in the middle.
         """
-        return torch.cat(list(self._frames(observation, places).values()), dim=-1).flatten(1)
+        return _joined(self._frames(observation, places))
 
     def _frames(
         self, observation: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None
@@ -174,8 +174,7 @@ class DiffusionPolicy(Policy):
             newest = {key: value[:, -1:] for key, value in batch.observation.items()}
             return batch.auxiliary_weight * self._label_error(newest, self._frames(newest, places)).mean()
         frames = self._frames(batch.observation, places)
-        condition = torch.cat(list(frames.values()), dim=-1).flatten(1)
-        loss = self._prediction_loss(condition, batch.actions, noise, level, known, batch.known_noise)
+        loss = self._prediction_loss(_joined(frames), batch.actions, noise, level, known, batch.known_noise)
         if not self.labels:
             return loss
         error = self._label_error(batch.observation, frames).mean()
@@ -373,10 +372,9 @@ def check_supported(task: TaskSpec, network: DiffusionNetwork) -> None:
             )
 
 
-def labels_of(network: Any) -> tuple[str, ...]:
-    """Recorded streams that a policy with this network learns to tell from pictures, and does not observe."""
-    vision = getattr(network, "vision", None)
-    return () if vision is None or vision.predicts is None else (vision.predicts,)
+def _joined(frames: Mapping[str, Tensor]) -> Tensor:
+    """The condition (B, O) of streams (B, n_obs_steps, F), step by step."""
+    return torch.cat(list(frames.values()), dim=-1).flatten(1)
 
 
 def ddim_scheduler(sampler: SamplerSpec) -> Any:

@@ -87,3 +87,9 @@ class TransformerSpec(BaseModel):
         if self.width % (2 * self.heads):
             raise ValueError(f"width: got {self.width}, expected a multiple of 2 * heads = {2 * self.heads}")
         return self
+
+
+def labels_of(network: BaseModel) -> dict[str, int]:
+    """Recorded streams that a policy with this network learns to tell from pictures, and how many values each has."""
+    vision = getattr(network, "vision", None)
+    return {} if vision is None or vision.predicts is None else {vision.predicts: vision.features}

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_ros.data.layout import ACTION
 from dp_ros.data.prefetch import Prefetch
 from dp_ros.data.windows import Windows
 from dp_ros.errors import UserError
+from dp_ros.policies.normalizer import min_max
 from dp_ros.policies.policy import Batch
+from dp_ros.task import TaskSpec
 from dp_ros.training.config import OptimizationSpec
 
 _ORDER = 1  # what a random number is for; the policy's purposes are others
@@ -129,6 +132,12 @@ def fetch_ahead(
 
     batch_bytes = samples.windows.sample_bytes * batches.size
     return Prefetch(fetch, _AHEAD if batch_bytes >= _WORTH_A_THREAD_BYTES else 0, steps)
+
+
+def ranges_of(windows: Windows, task: TaskSpec) -> dict[str, dict[str, list[float]]]:
+    """Range of every vector, label and of the action over the episodes; pictures have theirs by type."""
+    vectors = [key for key, spec in task.observations.items() if not spec.is_image]
+    return {key: min_max(windows.values(key)) for key in (*vectors, *windows.labels, ACTION)}
 
 
 def weighted_batch(

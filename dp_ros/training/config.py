@@ -19,6 +19,7 @@ from dp_ros.errors import UserError
 from dp_ros.inference.manifest import AnyNetwork
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.paths import share_dir
+from dp_ros.policies.specs import labels_of
 from dp_ros.training.overrides import apply_overrides, explain_values
 
 DEFAULT_CONFIG = "diffusion_unet_state"
@@ -84,9 +85,8 @@ class TrainingConfig(BaseModel):
     def _consistent(self) -> TrainingConfig:
         if not self.network.denoises and self.sampler != SamplerSpec():
             raise ValueError(f"sampler: a {self.network.kind} policy does not denoise; leave the section out")
-        predicts = getattr(getattr(self.network, "vision", None), "predicts", None)
         spec = self.training
-        if spec.action_weight == 0 and (predicts is None or spec.auxiliary_weight == 0):
+        if spec.action_weight == 0 and not (labels_of(self.network) and spec.auxiliary_weight):
             raise ValueError(
                 "training.action_weight: 0 leaves nothing to learn; set network.vision.predicts and an "
                 "auxiliary_weight above 0, or leave it out"

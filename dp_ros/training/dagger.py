@@ -26,9 +26,9 @@ from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.takeovers import takeover_episodes
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
-from dp_ros.policies.diffusion import labels_of
 from dp_ros.policies.policy import Policy
-from dp_ros.process_pool import map_in_processes
+from dp_ros.policies.specs import labels_of
+from dp_ros.process_pool import map_loaded
 from dp_ros.runtime.execution import Execution
 from dp_ros.sim.pusht_labels import Label, TakeoverRule, label_episodes
 from dp_ros.sim.pusht_rollout import EpisodeResult
@@ -175,12 +175,7 @@ def _labels(run: Path, settings: DaggerSettings, seeds: list[int], recorded: Tas
     """What came of each start state, in one process or in several."""
     load, label = partial(_load_policy, run), partial(_label_portion, settings, recorded)
     work = portions(seeds, settings.processes, batches=True)
-    if settings.processes == 1:
-        policy = load()
-        for portion in work:
-            yield from label(policy, portion)
-        return
-    with contextlib.closing(map_in_processes(load, label, work, settings.processes)) as found:
+    with contextlib.closing(map_loaded(load, label, work, settings.processes)) as found:
         for labels in found:
             yield from labels
 

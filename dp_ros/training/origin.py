@@ -15,8 +15,8 @@ import numpy as np
 
 from dp_ros.data.layout import ACTION
 from dp_ros.errors import UserError
-from dp_ros.policies.diffusion import labels_of
 from dp_ros.policies.policy import Policy
+from dp_ros.policies.specs import labels_of
 from dp_ros.task import TaskSpec
 from dp_ros.training.checkpoint import load_weights
 from dp_ros.training.config import TrainingConfig
@@ -48,7 +48,7 @@ class Origin:
         self._task = self._record.task_spec(run)
         if self._task.digest() == task.digest():
             return
-        labels = labels_of(config.network)
+        labels = tuple(labels_of(config.network))
         if not labels:
             raise UserError(
                 f"{run}: was trained for task {self._task.name}, which differs from task {task.name} of this one; "

@@ -25,18 +25,17 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from dp_ros.data.layout import ACTION, NO_SEED
+from dp_ros.data.layout import NO_SEED
 from dp_ros.data.replay_buffer import ReplayBuffer
-from dp_ros.data.windows import Windows, cut_windows, load_demonstrations, split_episodes
+from dp_ros.data.windows import cut_windows, load_demonstrations, split_episodes
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
 from dp_ros.policies.build import build_policy, check_supported
-from dp_ros.policies.diffusion import labels_of
-from dp_ros.policies.normalizer import min_max
 from dp_ros.policies.policy import Draw, Policy
+from dp_ros.policies.specs import labels_of
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
-from dp_ros.training.batches import Batches, Part, Samples, fetch_ahead, weighted_batch
+from dp_ros.training.batches import Batches, Part, Samples, fetch_ahead, ranges_of, weighted_batch
 from dp_ros.training.checkpoint import (
     Progress,
     keep_among_best,
@@ -97,7 +96,7 @@ def train(
 
     # Data: windows of whole episodes; some episodes are held out.
     check_supported(task, config.network)
-    demonstrations = load_demonstrations(data, task, labels=labels_of(config.network))
+    demonstrations = load_demonstrations(data, task, labels=tuple(labels_of(config.network)))
     training, held_out = split_episodes(demonstrations.n_episodes, spec.validation_share, spec.seed)
     samples = Samples(cut_windows(demonstrations, task, training))
     validation = Samples(cut_windows(demonstrations, task, held_out))
@@ -106,7 +105,7 @@ def train(
 
     # Policy, its average, optimiser.
     before = open_run(run) if resume else None
-    statistics = before.statistics if before else _statistics(samples.windows, task)
+    statistics = before.statistics if before else ranges_of(samples.windows, task)
     origin = None if start_from is None else Origin(Path(start_from), task, config)
     if origin is not None:
         statistics = origin.statistics(statistics)
@@ -249,12 +248,6 @@ def _known_actions(
     rows = np.where(rng.random(part.total) < spec.prefix_share, task.n_obs_steps - 1 + executed, 0)
     own = rows[part.first : part.first + len(part.chosen)]
     return torch.from_numpy(np.arange(task.horizon) < own[:, None])
-
-
-def _statistics(windows: Windows, task: TaskSpec) -> dict[str, dict[str, list[float]]]:
-    """Range of every vector, label and of the action over the training episodes; pictures have theirs by type."""
-    vectors = [key for key, spec in task.observations.items() if not spec.is_image]
-    return {key: min_max(windows.values(key)) for key in (*vectors, *windows.labels, ACTION)}
 
 
 @torch.no_grad()

@@ -68,14 +68,21 @@ def state_run(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train("pusht_state", labelled, tmp_path_factory.mktemp("runs") / "state", state_config())
 
 
+@pytest.fixture(scope="module")
+def encoder_run(labelled: Path, state_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Begins with the state run; its encoder learns."""
+    folder = tmp_path_factory.mktemp("runs") / "encoder"
+    return train("pusht_image", labelled, folder, image_config(), state_run)
+
+
 def weights(run: Path) -> dict[str, Any]:
     return load_file(run / "best.safetensors")
 
 
 def test_an_image_run_takes_over_network_and_normalisation_of_a_state_run(
-    labelled: Path, state_run: Path, tmp_path: Path
+    labelled: Path, state_run: Path, encoder_run: Path, tmp_path: Path
 ) -> None:
-    run = train("pusht_image", labelled, tmp_path / "encoder", image_config(), state_run)
+    run = encoder_run
     old, new = weights(state_run), weights(run)
     assert all(torch.equal(new[key], value) for key, value in old.items())
     assert any(key.startswith("average/vision.") for key in new)
@@ -89,14 +96,11 @@ def test_an_image_run_takes_over_network_and_normalisation_of_a_state_run(
     assert not torch.equal(weights(both)["average/unet.film.weight"], new["average/unet.film.weight"])
 
 
-def test_corrections_of_a_run_with_labels_are_refused(
-    labelled: Path, state_run: Path, tmp_path: Path
-) -> None:
-    run = train("pusht_image", labelled, tmp_path / "encoder", image_config(), state_run)
+def test_corrections_of_a_run_with_labels_are_refused(labelled: Path, encoder_run: Path) -> None:
     with pytest.raises(UserError, match="its encoder learns from recorded keypoint"):
         dagger.check(
             DaggerSettings(
-                run=str(run),
+                run=str(encoder_run),
                 data=str(labelled),
                 rounds=1,
                 episodes=1,
