@@ -44,8 +44,8 @@ def probe_policy_node(records: Records) -> None:
     from dp_ros.runtime.controller import Controller
     from dp_ros.runtime.observation import ObservationBuffer
 
-    received, inferences, published, ticks = (
-        records.setdefault(k, []) for k in ("received", "inferences", "published", "ticks")
+    received, inferences, published, ticks, priority = (
+        records.setdefault(k, []) for k in ("received", "inferences", "published", "ticks", "priority")
     )
 
     tick_records: list[Any] = []
@@ -61,6 +61,7 @@ def probe_policy_node(records: Records) -> None:
 
     def after_process_start(found: Any, *_: Any, **__: Any) -> None:
         tick_records.append(found.record)
+        priority.append(found.priority)
 
     def after_run_start(*_: Any, **__: Any) -> None:
         """Setpoints tick from configuration on; what counts is the time in which the policy acts."""

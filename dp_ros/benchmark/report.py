@@ -46,12 +46,14 @@ class TickResult:
         total: ticks that were due.
         missed: of these, those that were late by a period or more: they were skipped, or came when the next was due.
         jitter_ms: how long after its time each tick that was not skipped came.
+        priority: SCHED_FIFO priority of the thread that ticked, 0 for none.
     """
 
     hz: float
     total: int
     missed: int
     jitter_ms: Quantiles
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,13 @@ class RuntimeReport:
         result: dict[str, Any] = {"meta": self.meta}
         if self.ticks:
             result["ticks"] = [
-                {"hz": t.hz, "total": t.total, "missed": t.missed, "jitter_ms": vars(t.jitter_ms)}
+                {
+                    "hz": t.hz,
+                    "total": t.total,
+                    "missed": t.missed,
+                    "jitter_ms": vars(t.jitter_ms),
+                    "realtime_priority": t.priority,
+                }
                 for t in self.ticks
             ]
         if self.stages_ms:
@@ -141,11 +149,19 @@ def _table(title: str, first: str, headings: Sequence[str]) -> Table:
 
 
 def _ticks_table(ticks: Sequence[TickResult]) -> Table:
-    headings = ("ticks due", "late by a period or more", "jitter p50 ms", "p99 ms", "max ms")
+    headings = (
+        "real-time priority",
+        "ticks due",
+        "late by a period or more",
+        "jitter p50 ms",
+        "p99 ms",
+        "max ms",
+    )
     table = _table("setpoint ticks while inference runs without pause", "rate", headings)
     for tick in ticks:
         jitter = tick.jitter_ms
         cells = (
+            f"{tick.priority or 'none'}",
             f"{tick.total}",
             f"{tick.missed}",
             f"{jitter.p50:.3f}",

@@ -132,7 +132,9 @@ def measure_ticks(
             client.wait(lambda: setpoints.get_publisher_count() > 0, "the policy's setpoints to be announced")
             _act(client, 0, seconds)
         records = _records(folder, "policy_node")
-        return tick_result(records["ticks"], received), busy_share(records["inferences"])
+        return tick_result(records["ticks"], received, records["priority"][-1]), busy_share(
+            records["inferences"]
+        )
 
 
 def _act(client: PushTClient, seed: int, time_limit_s: float) -> Any:

@@ -27,12 +27,13 @@ def setpoint_task(task: TaskSpec, rate_hz: float) -> TaskSpec:
     return TaskSpec.from_dict(data, source=f"{task.name} at {rate_hz:g} Hz")
 
 
-def tick_result(statistics: Sequence[Mapping[str, Any]], received: int) -> TickResult:
+def tick_result(statistics: Sequence[Mapping[str, Any]], received: int, priority: int) -> TickResult:
     """What the ticker of the policy node counted.
 
     Args:
         statistics: as `TickStatistics`, one for each run of the policy; one with ticks is expected.
         received: setpoints that came over DDS.
+        priority: of the thread that ticked, as in `Ticker`.
 
     Raises:
         UserError: if the ticker did not run, or setpoints did not arrive.
@@ -44,7 +45,7 @@ def tick_result(statistics: Sequence[Mapping[str, Any]], received: int) -> TickR
     if received < found["total"] // 2:
         raise UserError(f"of {found['total']} setpoints only {received} arrived")
     jitter = Quantiles(found["jitter_p50_ms"], found["jitter_p99_ms"], found["jitter_max_ms"])
-    return TickResult(found["hz"], found["total"] + found["missed"], found["missed"], jitter)
+    return TickResult(found["hz"], found["total"] + found["missed"], found["missed"], jitter, priority)
 
 
 def busy_share(inferences: Sequence[Sequence[int]]) -> float:

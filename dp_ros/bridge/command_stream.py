@@ -60,6 +60,9 @@ class CommandStream:
                 realtime_priority=realtime_priority,
                 on_error=on_error,
             )
+            node.get_logger().info(
+                f"setpoints at {action.rate_hz:g} Hz, {_scheduling(self._setpoints.priority)}"
+            )
         elif not dry_run:
             self._output = TrajectoryOutput(node, action)
 
@@ -108,3 +111,9 @@ class CommandStream:
         if self._output is not None:
             self._output.destroy()
         return ended
+
+
+def _scheduling(priority: int) -> str:
+    if priority:
+        return f"with real-time priority {priority}"
+    return "without real-time priority (a user with the right rtprio would have it)"

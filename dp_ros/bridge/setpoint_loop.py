@@ -216,7 +216,7 @@ def run(link: socket.socket, settings: Settings) -> int:
             except UserError as error:
                 loop.report(refused=str(error))
                 return 2
-            loop.report(ready=True)
+            loop.report(ready=True, priority=ticker.priority)
             if settings.use_sim_time:
                 wait = _listening_to_clock(node)
                 _wait_for_end(link, wait)

@@ -43,6 +43,7 @@ class SetpointProcess:
 
     Attributes:
         record: of the ticks, as far as they are known here.
+        priority: SCHED_FIFO priority of the ticking thread, 0 for none.
         listeners: how many the process's publisher reaches; a subscriber that the node sees may not be among them yet.
 
     Raises:
@@ -62,7 +63,7 @@ class SetpointProcess:
         assert action.rate_hz is not None
         self._outlet, self._on_error = outlet, on_error
         self.record = TickRecord(action.rate_hz)
-        self.listeners = 0
+        self.priority = self.listeners = 0
         self._closing = False
         settings = Settings(
             action=_resolved(node, action).model_dump(mode="json"),
@@ -126,6 +127,7 @@ class SetpointProcess:
                     raise UserError(
                         report["refused"] or "the process that sends setpoints ended; see its output"
                     )
+            self.priority = report["priority"]
         except TimeoutError:
             raise UserError(f"the process that sends setpoints did not begin within {BEGIN_S:g} s") from None
         except ConnectionError as error:

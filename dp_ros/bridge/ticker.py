@@ -5,10 +5,11 @@ skipped, never run in a burst. The function gets the grid's time and not the mom
 setpoints are evenly spaced even where calls are not.
 
 Two things keep such a thread from its deadline in Python, and easy to get wrong is to look only for the first: the
-processor may be busy, and so may the interpreter lock. For the processor the thread asks for a short time slice, with
-which Linux 6.12 and later let it go ahead of threads that compute. The lock is held by another thread for the switch
-interval, during a garbage collection, during every publication, and for as long as that thread, holding it, waits for
-a processor itself: so the policy node ticks in a process that does nothing else (`setpoint_loop`).
+processor may be busy, and so may the interpreter lock. For the processor the thread asks for a real-time priority, and
+for a short time slice, with which Linux 6.12 and later let it go ahead of threads that compute. The lock is held by
+another thread for the switch interval, during a garbage collection, during every publication, and for as long as that
+thread, holding it, waits for a processor itself: so the policy node ticks in a process that does nothing else
+(`setpoint_loop`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ SWITCH_INTERVAL_S = 0.0005
 REMEMBERED = 60_000
 #: Time slice that the ticking thread asks for, ns: the shortest that Linux grants.
 SLICE_NS = 100_000
+#: Value of `realtime_priority`: REALTIME_PRIORITY where the user has the right, else as every other thread.
+WHERE_PERMITTED = -1
+#: SCHED_FIFO priority of a thread that a robot waits for; what controller_manager of ros2_control asks for, too.
+REALTIME_PRIORITY = 50
 _PR_SET_TIMERSLACK = 29
 #: Numbers of sched_setattr(2), which the C library has only since glibc 2.41.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
@@ -127,9 +132,12 @@ class Ticker:
         clock: of the node (`get_clock()`).
         on_error: called in the thread with what `tick` raised, which ends the ticking.
         realtime_priority: SCHED_FIFO priority, 1 to 99, for which the user needs the right (rtprio in
-            /etc/security/limits.conf); 0: as every other thread.
+            /etc/security/limits.conf); 0: as every other thread; WHERE_PERMITTED: tried, and gone without if refused.
         note: called in the thread, before each tick, with how late it is, ns, and with how many were skipped for it.
         ticktime: for tests.
+
+    Attributes:
+        priority: SCHED_FIFO priority that the thread has got, 0 for none; known once it is started.
     """
 
     def __init__(
@@ -145,7 +153,8 @@ class Ticker:
     ) -> None:
         self._tick, self._on_error = tick, on_error
         self._period_ns = round(1e9 / rate_hz)
-        self._clock, self._priority = clock, realtime_priority
+        self._clock, self._wanted_priority = clock, realtime_priority
+        self.priority = 0
         self._time = ticktime
         self._thread: threading.Thread | None = None
         self._ended = True
@@ -202,8 +211,13 @@ class Ticker:
         return self._record.statistics()
 
     def _run(self, ticktime: TickTime, begin_ns: int, refused: list[str], ready: threading.Event) -> None:
-        problem = _prepare_thread(self._priority)
-        if problem is not None:
+        _sharpen_timers()
+        optional = self._wanted_priority == WHERE_PERMITTED
+        priority = REALTIME_PRIORITY if optional else self._wanted_priority
+        problem = _ask_for_priority(priority)
+        if problem is None:
+            self.priority = priority
+        elif not optional:
             refused.append(problem)
         ready.set()
         period_ns = self._period_ns
@@ -304,12 +318,16 @@ def prompt_interpreter() -> Iterator[None]:
         sys.setswitchinterval(interval_s)
 
 
-def _prepare_thread(priority: int) -> str | None:
-    """Make the calling thread punctual; returns what was refused, if something was."""
+def _sharpen_timers() -> None:
+    """Let the calling thread wake when it asks to, and go ahead of threads that compute."""
     if sys.platform == "linux":
         # The kernel may round up the end of a sleep by 50 us, to wake several sleepers at once.
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, *map(ctypes.c_ulong, (1, 0, 0, 0)))
         _ask_for_slice(SLICE_NS)
+
+
+def _ask_for_priority(priority: int) -> str | None:
+    """Give the calling thread a real-time priority, 0 for none; returns why not, if it was refused."""
     if priority > 0:
         try:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_ros.bridge.parameters import declare
+from dp_ros.bridge.ticker import WHERE_PERMITTED
 from dp_ros.errors import UserError
 from dp_ros.inference.load import ENGINES
 from dp_ros.inference.manifest import Manifest
@@ -94,9 +95,9 @@ def declare_parameters(node: Any) -> None:
     declare(
         node,
         "realtime_priority",
-        0,
-        "SCHED_FIFO priority of the setpoint thread; 0: as any thread",
-        low=0,
+        WHERE_PERMITTED,
+        "SCHED_FIFO priority of the thread that sends setpoints; 0: none; -1: 50 where the user has the right",
+        low=WHERE_PERMITTED,
         high=99,
     )
     declare(node, "marker_samples", 0, "alternatives sampled for ~/markers while idle", low=0, high=32)

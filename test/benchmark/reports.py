@@ -17,8 +17,8 @@ def full_report() -> RuntimeReport:
     return RuntimeReport(
         meta={"model_id": "some-model", "cores": 2, "busy_cores_before": 0.5, "unit": "px"},
         ticks=[
-            TickResult(100.0, 6000, 0, Quantiles(0.1, 0.9, 3.0)),
-            TickResult(500.0, 30000, 2, Quantiles(0.1, 1.0, 5.0)),
+            TickResult(100.0, 6000, 0, Quantiles(0.1, 0.9, 3.0), 50),
+            TickResult(500.0, 30000, 2, Quantiles(0.1, 1.0, 5.0), 0),
         ],
         stages_ms={"inference": Quantiles(14.0, 20.0, 30.0), "total": Quantiles(16.0, 23.0, 36.0)},
         seam={

@@ -25,6 +25,7 @@ def test_the_json_has_the_keys_that_others_read() -> None:
         "total": 6000,
         "missed": 0,
         "jitter_ms": {"p50": 0.1, "p99": 0.9, "max": 3.0},
+        "realtime_priority": 50,
     }
     assert data["stages_ms"]["inference"] == {"p50": 14.0, "p99": 20.0}
     assert set(data["seam"]) == {"naive", "replace", "ensemble", "rtc"}
@@ -57,7 +58,7 @@ def test_the_tables_show_intervals_and_how_often_inference_runs() -> None:
 
 
 def test_the_tables_show_missed_ticks() -> None:
-    report = RuntimeReport(meta={}, ticks=[TickResult(500.0, 1000, 7, Quantiles(0.1, 0.2, 9.0))])
+    report = RuntimeReport(meta={}, ticks=[TickResult(500.0, 1000, 7, Quantiles(0.1, 0.2, 9.0), 50)])
     shown = shown_by(report)
     assert "500 Hz" in shown
     assert " 7 " in shown

@@ -15,19 +15,19 @@ def counted(total: int, missed: int = 0) -> dict[str, Any]:
 
 
 def test_missed_ticks_were_due_as_well() -> None:
-    result = tick_result([counted(0), counted(990, 10)], received=990)
+    result = tick_result([counted(0), counted(990, 10)], received=990, priority=50)
     assert (result.total, result.missed) == (1000, 10)
     assert result.jitter_ms.max == 12.0
 
 
 def test_ticks_whose_setpoints_do_not_arrive_are_no_result() -> None:
     with pytest.raises(UserError, match="only 3 arrived"):
-        tick_result([counted(1000)], received=3)
+        tick_result([counted(1000)], received=3, priority=0)
 
 
 def test_a_ticker_that_never_ran_is_no_result() -> None:
     with pytest.raises(UserError, match="ran 0 times"):
-        tick_result([counted(0)], received=0)
+        tick_result([counted(0)], received=0, priority=0)
 
 
 def test_the_policy_of_the_model_can_run_the_task_with_setpoints() -> None:

@@ -131,6 +131,20 @@ def test_a_priority_that_is_refused_is_told_and_nothing_is_left(
         bench.start(realtime_priority=20)
 
 
+def test_the_priority_of_the_process_is_known_here(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+        import os
+        os.sched_setscheduler = lambda *_: None
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    bench.start(realtime_priority=33)
+    assert bench.setpoints.priority == 33
+
+
 def test_without_its_node_the_process_ends(ros_domain: int) -> None:
     here, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here, other:

@@ -17,7 +17,7 @@ pytest.importorskip("rclpy")
 from rclpy.clock import ROSClock
 from rclpy.time import Time
 
-from dp_ros.bridge.ticker import Ticker, prompt_interpreter
+from dp_ros.bridge.ticker import WHERE_PERMITTED, Ticker, prompt_interpreter
 from dp_ros.errors import UserError
 
 MS = 1_000_000
@@ -176,6 +176,34 @@ def test_a_real_time_priority_that_is_refused_is_explained(monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"real-time priority 20 was refused .*limits.conf"):
         ticker.start()
     assert not any(thread.name == "ticker" for thread in threading.enumerate())
+
+
+def test_a_real_time_priority_is_gone_without_where_it_is_only_wished_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def refuse(_: int, policy: int, parameters: Any) -> None:
+        assert policy == os.SCHED_FIFO
+        asked.append(parameters.sched_priority)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    ticked = threading.Event()
+    ticker = Ticker(lambda _: ticked.set(), 100.0, ROSClock(), pytest.fail, realtime_priority=WHERE_PERMITTED)
+    ticker.start()
+    assert ticked.wait(LIMIT_S)
+    assert (asked, ticker.priority) == ([50], 0)
+    assert ticker.stop(LIMIT_S)
+
+
+def test_a_real_time_priority_that_is_granted_is_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[int] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda _, __, p: granted.append(p.sched_priority))
+    ticker = Ticker(lambda _: None, 100.0, ROSClock(), pytest.fail, realtime_priority=WHERE_PERMITTED)
+    ticker.start()
+    assert (granted, ticker.priority) == ([50], 50)
+    assert ticker.stop(LIMIT_S)
 
 
 def test_a_running_ticker_is_not_started_twice() -> None:
