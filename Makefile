@@ -7,7 +7,6 @@ TASK ?= pusht_state
 EPISODES ?= 3
 SEED ?= 100000
 REALTIME ?=
-PYTEST_ARGS ?=
 in_env := source ./env.sh &&
 
 # A domain of its own, so that two runs on one machine do not hear each other.
@@ -31,8 +30,14 @@ demo: setup  ## the simulated robot driven by the shipped policy, over ROS 2; wr
 lint: setup-dev  ## ruff and mypy
 	@$(in_env) ruff check . && ruff format --check . && mypy dp_ros
 
-test: lint  ## lint, then the whole test suite
+# Tests that start nodes as processes in real time have the machine to themselves; all others run a file a core.
+test: lint  ## lint, then the whole test suite (or PYTEST_ARGS="test/runtime -k seam")
+ifdef PYTEST_ARGS
 	@$(in_env) pytest $(PYTEST_ARGS)
+else
+	@$(in_env) OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 8 --dist loadfile --ignore test/system
+	@$(in_env) pytest test/system
+endif
 
 reproduce-state: setup-dev  ## the state policy and its score from nothing; goes on where it was
 	@$(in_env) scripts/reproduce_state.sh
