@@ -30,13 +30,13 @@ demo: setup  ## the simulated robot driven by the shipped policy, over ROS 2; wr
 lint: setup-dev  ## ruff and mypy
 	@$(in_env) ruff check . && ruff format --check . && mypy dp_ros
 
-# Tests that start nodes as processes in real time have the machine to themselves; all others run a file a core.
+# Tests that run nodes in real time have the machine to themselves, after all others, which run a file a core.
 test: lint  ## lint, then the whole test suite (or PYTEST_ARGS="test/runtime -k seam")
 ifdef PYTEST_ARGS
 	@$(in_env) pytest $(PYTEST_ARGS)
 else
-	@$(in_env) OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 8 --dist loadfile --ignore test/system
-	@$(in_env) pytest test/system
+	@$(in_env) OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 8 --dist loadfile --ignore-glob '*/system/test_*' --ignore test/system/faults
+	@$(in_env) pytest test/system --ignore test/system/lockstep
 endif
 
 reproduce-state: setup-dev  ## the state policy and its score from nothing; goes on where it was

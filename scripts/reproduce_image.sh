@@ -17,7 +17,7 @@ MODEL=${MODEL:-$OUT/pusht_image}     # the model folder
 STATE_RUN=${STATE_RUN:-}             # run on pusht_state to take the U-Net from; empty: one is made
 EPISODES=${EPISODES:-600}            # labelled episodes, about 0.6 s each
 STEPS=${STEPS:-}                     # optimiser steps of the encoder; empty: those of the recipe
-STATE_EPISODES=${STATE_EPISODES:-800} STATE_STEPS=${STATE_STEPS:-20000} ROUNDS=${ROUNDS:-2}   # of scripts/reproduce_state.sh
+STATE_EPISODES=${STATE_EPISODES:-800} STATE_STEPS=${STATE_STEPS:-10000} ROUNDS=${ROUNDS:-2}   # of scripts/reproduce_state.sh
 SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
 WORKERS=${WORKERS:-2}                # processes that record and evaluate
 mkdir -p "$OUT"

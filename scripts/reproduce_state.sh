@@ -15,22 +15,22 @@ source scripts/reproduction.sh
 OUT=${OUT:-out/reproduce_state}      # recordings and runs
 MODEL=${MODEL:-$OUT/pusht_state}     # the model folder
 EPISODES=${EPISODES:-800}            # demonstrations, about 0.7 s of one core each
-STEPS=${STEPS:-20000}                # optimiser steps on them
+STEPS=${STEPS:-10000}                # optimiser steps on them
 ROUNDS=${ROUNDS:-2}                  # of corrections
-CORRECTIONS=${CORRECTIONS:-600}      # episodes that a round adds
-ROUND_STEPS=${ROUND_STEPS:-7000}     # optimiser steps of a round
-ROUND_SEEDS=${ROUND_SEEDS:-310000:310050}   # start states that show what a round brought
+CORRECTIONS=${CORRECTIONS:-500}      # episodes that a round adds
+ROUND_STEPS=${ROUND_STEPS:-6000}     # optimiser steps of a round
+ROUND_SEEDS=${ROUND_SEEDS:-310000:310030}   # start states that show what a round brought
 SEED=${SEED:-0}                      # of the training
 SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
-WORKERS=${WORKERS:-2}                # processes that record and evaluate, threads that train
+WORKERS=${WORKERS:-2}                # processes that record and evaluate
 mkdir -p "$OUT"
 
 record pusht_state "$EPISODES" "$OUT/demonstrations.zarr" 1000
 train_or_resume "$OUT/demonstrated" --task pusht_state --data "$OUT/demonstrations.zarr" --steps "$STEPS" \
-  --prefix-steps 7 --seed "$SEED" training.threads="$WORKERS" training.eval_every=5000
+  --prefix-steps 7 --seed "$SEED" training.eval_every=5000
 correct_or_resume "$OUT/corrected" --run "$OUT/demonstrated" --rounds "$ROUNDS" --episodes "$CORRECTIONS" \
   --mode rtc --infer-every 4 --latency-ms 0,400 --takeover-steps 20:220 --eval-seeds "$ROUND_SEEDS" --steps "$ROUND_STEPS" \
-  --processes "$WORKERS" training.threads="$WORKERS" training.learning_rate=0.0005 training.eval_episodes=0
+  --processes "$WORKERS" training.learning_rate=0.0005 training.eval_episodes=0
 
 dp-ros export "$OUT/corrected/round_$ROUNDS" "$MODEL" --temperature 0.7 --force
 dp-ros eval --model "$MODEL" --seeds "$SEEDS" --repeats "$REPEATS" --processes "$WORKERS" --json "$OUT/eval.json" --record

@@ -17,7 +17,7 @@ from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.inference.manifest import load_manifest
 from dp_ros.paths import share_dir
 
-from .processes_left import processes_left
+from ..processes_left import processes_left
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -28,7 +28,7 @@ from dp_ros.processes import running
 from dp_ros.runtime.controller import Controller
 from dp_ros.task import TaskSpec, load_task
 
-from .robot import Robot
+from ..robot import Robot
 
 pytestmark = pytest.mark.timeout(120)
 STEPS = 40
