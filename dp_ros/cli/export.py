@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        choices=("best", "last"),
-        help="of a run: weights of the best evaluation (default), or the last ones",
+        metavar="best|last|STEP",
+        help="of a run: weights of the best evaluation (default), the last ones, or those kept at a step",
     )
     parser.add_argument(
         "--sampler",
@@ -90,20 +90,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _from_run(args: argparse.Namespace) -> tuple[Policy, dict[str, Any]]:
     """The policy of a run, and what its manifest says of where it came from."""
-    from dp_ros.policies.build import build_policy
-    from dp_ros.training.checkpoint import load_weights
-    from dp_ros.training.run_folder import BEST, LAST, open_run
+    from dp_ros.training.run_folder import open_run
+    from dp_ros.training.trained_policy import load_trained
 
     record = open_run(args.source)
     config = record.config
-    checkpoint: Literal["best", "last"] = args.checkpoint or "best"
-    sampler = _sampler(config.network, config.sampler, args)
-    policy = build_policy(record.task_spec(args.source), record.statistics, config.network, sampler)
-    try:
-        progress = load_weights(args.source / (BEST if checkpoint == "best" else LAST), policy)
-    except UserError as error:
-        other = "last" if checkpoint == "best" else "best"
-        raise UserError(f"{error}; train on, or try --checkpoint {other}") from None
+    checkpoint: str = args.checkpoint or "best"
+    policy, progress = load_trained(args.source, checkpoint, _sampler(config.network, config.sampler, args))
     provenance = Provenance(
         data_digest=record.data_digest,
         n_episodes=record.n_episodes,
@@ -112,7 +105,7 @@ def _from_run(args: argparse.Namespace) -> tuple[Policy, dict[str, Any]]:
         steps=progress.step,
         samples=progress.step * record.samples_per_step,
         wall_time_s=round(progress.wall_time_s, 1),
-        checkpoint=checkpoint,
+        checkpoint="best" if checkpoint == "best" else "last" if checkpoint == "last" else "kept",
         created=utc_now(),
         versions=record.versions,
         git_commit=record.git_commit,

@@ -98,7 +98,8 @@ class Provenance(_Strict):
     samples: int
     """Training samples seen until then."""
     wall_time_s: float
-    checkpoint: Literal["best", "last"]
+    checkpoint: Literal["best", "last", "kept"]
+    """Which weights of the run: of its best evaluation, of its end, or another one that it kept, of step `steps`."""
     created: str
     """UTC, ISO 8601."""
     versions: dict[str, str]

@@ -101,6 +101,28 @@ def kept_checkpoints(run: Path) -> list[Path]:
     return [path for _, path in sorted(found, key=place, reverse=True)]
 
 
+def checkpoint_path(run: Path, name: str) -> Path:
+    """File of the averaged weights that `name` stands for: best, last, or the step of a checkpoint that was kept.
+
+    Raises:
+        UserError: if there is none; it says which there are.
+    """
+    kept = {int(path.name.split("_")[1]): path for path in kept_checkpoints(run)}
+    if name in ("best", "last"):
+        path = run / f"{name}.safetensors"
+        if path.is_file():
+            return path
+    elif name.isascii() and name.isdecimal() and int(name) in kept:
+        return kept[int(name)]
+    there = [n for n in ("best", "last") if (run / f"{n}.safetensors").is_file()] + [
+        str(step) for step in sorted(kept)
+    ]
+    raise UserError(
+        f"{run}: has no checkpoint {name}; "
+        + (f"take one of {', '.join(there)}" if there else "there is none yet, train on")
+    )
+
+
 def load_checkpoint(
     path: Path, policy: Policy, average: WeightAverage, optimizer: torch.optim.Optimizer
 ) -> Progress:

@@ -7,23 +7,22 @@ averaged ones that are evaluated and exported.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.build import build_policy
 from dp_ros.policies.policy import Policy
-from dp_ros.training.checkpoint import Progress, load_weights
-from dp_ros.training.run_folder import BEST, LAST, open_run
+from dp_ros.training.checkpoint import Progress, checkpoint_path, load_weights
+from dp_ros.training.run_folder import open_run
 
 
 def load_trained(
-    run: Path, checkpoint: Literal["best", "last"] = "best", sampler: SamplerSpec | None = None
+    run: Path, checkpoint: str = "best", sampler: SamplerSpec | None = None
 ) -> tuple[Policy, Progress]:
     """Averaged weights of a run in its policy, in evaluation mode, and where the run was.
 
     Args:
         run: folder of the run.
-        checkpoint: which weights.
+        checkpoint: which weights: best, last, or the step of a checkpoint that was kept.
         sampler: instead of the recipe's.
 
     Raises:
@@ -32,5 +31,5 @@ def load_trained(
     record = open_run(run)
     config = record.config
     policy = build_policy(record.task_spec(run), record.statistics, config.network, sampler or config.sampler)
-    progress = load_weights(run / (BEST if checkpoint == "best" else LAST), policy)
+    progress = load_weights(checkpoint_path(run, checkpoint), policy)
     return policy.eval(), progress

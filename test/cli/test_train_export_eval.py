@@ -54,6 +54,25 @@ def test_the_manifest_says_where_the_model_came_from(model: Path, run: Path) -> 
     assert manifest.network.widths == (8, 16)
 
 
+def test_any_of_the_checkpoints_that_a_run_kept_is_exported(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", "--task", "pusht_state", "--data", str(data), "--out", str(run), *SMALL]
+    assert main([*arguments, "--steps", "6", "training.eval_every=2", "training.keep_best=3"]) == 0
+    exported = {}
+    for step in ("2", "4"):
+        assert main(["export", str(run), str(tmp_path / step), "--checkpoint", step]) == 0
+        exported[step] = load_manifest(tmp_path / step)
+        assert exported[step].provenance.checkpoint == "kept"
+        assert exported[step].provenance.steps == int(step)
+    assert len({manifest.files["weights.safetensors"].sha256 for manifest in exported.values()}) == 2
+    for unknown in ("3", "worst", "-2"):
+        assert main(["export", str(run), str(tmp_path / "none"), f"--checkpoint={unknown}"]) != 0
+        assert f"has no checkpoint {unknown}; take one of best, last, 2, 4, 6" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_model_is_exported_again_with_another_sampler(model: Path, tmp_path: Path) -> None:
     arguments = ["export", str(model), str(tmp_path / "ddpm"), "--sampler", "ddpm"]
     assert main([*arguments, "--num-inference-steps", "3"]) == 0
