@@ -3,12 +3,12 @@
     dp-ros collect --fast --workers 2 --task pusht_state --episodes 800 --seed 1000 --out demos.zarr
     python benchmarks/comparison.py --data demos.zarr --out out/comparison
 
-The budget is the number of samples, steps times batch; the networks of the recipes differ in
-size, which the table shows with the time that training took. Of each the weights at the end of the training are
-scored, so that nothing is chosen on scores. What is done is not done again:
-the same command goes on where it was stopped. Prints a table and writes OUT/comparison.json. Beside our scores stand
-those of the paper (Chi et al., 2023, arXiv 2303.04137, table 1, PushT with states: best checkpoint / mean of the last
-ten). Easy to misread: the paper's policies learnt from people, these from a scripted expert.
+The budget is the number of samples, steps times batch; the networks of the recipes differ in size, which the table
+shows with the time that training took. Of each the weights at the end of the training are scored, so that nothing is
+chosen on scores. What is done is not done again: the same command goes on where it was stopped. Prints a table and
+writes OUT/comparison.json. Beside our scores stand those of the paper (Chi et al., 2023, arXiv 2303.04137, table 1,
+PushT with states: best checkpoint / mean of the last ten). Easy to misread: the paper's policies learnt from people,
+these from a scripted expert.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import os
 import socket
 import tempfile
 import time
@@ -34,6 +35,8 @@ from dp_ros.sim.pusht_rollout import EpisodeResult, observe, rollout
 from dp_ros.training.evaluate import one_call
 
 Start = tuple[int, int]
+#: What `ray.init` is told where it starts a cluster of its own: nothing of it is open to others.
+_LOOPBACK = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
 T = TypeVar("T")
 
 
@@ -97,7 +100,8 @@ def run_on_ray(
     ray = _import_ray()
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        own = _LOOPBACK if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(
             f"--ray {address}: no cluster there ({' '.join(str(error).split())}); start one with `ray start --head`, "
@@ -167,6 +171,7 @@ def _knock(address: str) -> None:
 
 
 def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use to its makers
     try:
         importlib.import_module("ray.util")
         return importlib.import_module("ray")
