@@ -6,11 +6,14 @@ measured keeps its place with a note, so that two pictures can be laid side by s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dp_ros.benchmark.report import DelayResult, Quantiles, RuntimeReport, SeamResult, TickResult
+
+if TYPE_CHECKING:
+    from dp_ros.benchmark.inference import InferenceSpeed
 
 #: Limits of the figures that the project promises; drawn as lines.
 JITTER_P99_MS = 2.0
@@ -43,6 +46,37 @@ def draw(report: RuntimeReport, path: Path) -> None:
     _seam(panels[1, 0], report.seam, str(report.meta.get("unit", "units")))
     _delay(panels[1, 1], report.delay)
     figure.suptitle(_headline(report.meta), fontsize=11)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def draw_inference(name: str, speeds: Sequence[InferenceSpeed], path: Path) -> None:
+    """Write bars of the time of a chunk, by way and number of threads, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 1.3 * len(speeds)), layout="constrained")
+    labels, y = [], 0.0
+    for speed in speeds:
+        engine = f"engine {speed.engine}: {speed.speedup:.1f} times as fast"
+        limit = f"limit of the machine: {speed.roofline_fraction:.0%} of it reached"
+        for label, took_ms, color in (
+            ("eager torch, loop of diffusers", speed.eager_ms.p50, "0.6"),
+            (engine, speed.total_ms.p50, "tab:blue"),
+            (limit, 1e3 * speed.limits.seconds(speed.work), "tab:green"),
+        ):
+            axes.barh(y, took_ms, color=color, height=0.8)
+            axes.text(took_ms, y, f" {took_ms:.1f} ms", va="center", fontsize=9)
+            labels.append((y, f"{label}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"))
+            y += 1.0
+        y += 0.6
+    axes.set_yticks([place for place, _ in labels], [label for _, label in labels], fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.16)
+    axes.set_xlabel("median time to draw one chunk, ms")
+    axes.set_title(f"{name}: {speeds[0].work.steps} denoising steps, batch 1", loc="left", fontsize=11)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

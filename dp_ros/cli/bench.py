@@ -1,5 +1,7 @@
-"""Measure what the runtime promises: setpoints on time, latency by stage, smooth seams, scores under delay.
+"""Measure: how fast a model draws, or what the runtime promises (setpoints on time, latency by stage, smooth seams,
+scores under delay), or how fast training steps are.
 
+    dp-ros bench --model models/pusht_state        # inference beside the eager way: bench_inference.py
     dp-ros bench runtime --json out/runtime.json --plot out/runtime.png
     dp-ros bench runtime --seconds 20              # a short look at everything
     dp-ros bench runtime --only delay --record     # choose the model's default execution
@@ -39,7 +41,7 @@ from dp_ros.benchmark.report import MODES, BenchmarkMode, RuntimeReport
 from dp_ros.benchmark.seam import SEAM_LATENCY_MS, SEAM_SEEDS, measure_seams
 from dp_ros.benchmark.stages import stage_quantiles
 from dp_ros.benchmark.ticks import RATES_HZ
-from dp_ros.cli import bench_train
+from dp_ros.cli import bench_inference, bench_train
 from dp_ros.cli.eval import require_writable
 from dp_ros.errors import UserError
 from dp_ros.inference.load import ENGINES, choose_engine, load_engine
@@ -55,7 +57,13 @@ REPEATS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `dp-ros bench`."""
-    parser.add_argument("what", choices=("runtime", "train"), help="what to measure")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("inference", "runtime", "train"),
+        default="inference",
+        help="what to measure (default inference)",
+    )
     parser.add_argument(
         "--model",
         default="pusht_state",
@@ -127,6 +135,8 @@ class _Plan:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print tables, write what was asked for."""
+    if args.what == "inference":
+        return bench_inference.run(args)
     if args.what == "train":
         return bench_train.run(args)
     parts = _parts(args.only, args.record)

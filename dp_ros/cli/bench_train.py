@@ -27,13 +27,17 @@ SECONDS = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that are for `dp-ros bench train` alone."""
-    group = parser.add_argument_group("train")
+    group = parser.add_argument_group("train, and where it says so inference")
     group.add_argument("--task", help="task file or name (default: pusht_state)")
     group.add_argument("--config", help="recipe, a file or the name of a shipped one (default: as for train)")
     group.add_argument("--data", metavar="X.zarr", help="recording to take batches from (default: made up)")
-    group.add_argument("--widths", metavar="N,...", help="channels of the levels of the U-Net")
+    group.add_argument(
+        "--widths", metavar="N,...", help="channels of the levels of the U-Net; inference: random weights"
+    )
     group.add_argument("--batch", type=int, help="samples a step")
-    group.add_argument("--threads", type=int, help="CPU threads")
+    group.add_argument(
+        "--threads", metavar="N", help="CPU threads; inference: one or several numbers (default 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,5 +109,8 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     if args.batch is not None:
         overrides["training.batch_size"] = args.batch
     if args.threads is not None:
-        overrides["training.threads"] = args.threads
+        try:
+            overrides["training.threads"] = int(args.threads)
+        except ValueError:
+            raise UserError(f"--threads: got {args.threads!r}, expected a number") from None
     return overrides

@@ -1,0 +1,151 @@
+"""How fast a model draws a chunk: through its engine, the eager way, and as the machine could at best.
+
+The eager way is what one writes first and what other implementations run: torch modules and the loop of diffusers
+around them, with the same weights, noise, number of steps and threads. Both run in turns, one call each, and the
+speedup is the median of the turns' ratios, so that other work on the machine falls on both. Easy to get wrong: the
+first calls of either are slow (memory, threads, kernels chosen) and do not count here; what they cost a node is in the
+start-up, measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dp_ros.benchmark.report import Quantiles
+from dp_ros.benchmark.roofline import Limits, Work, limits_of_machine, work_of
+from dp_ros.errors import UserError
+from dp_ros.inference.export import made_up_observations
+from dp_ros.inference.load import load_engine
+from dp_ros.inference.sampler import sampling_noise
+from dp_ros.inference.torch import load_policy, sample_batch
+from dp_ros.policies.diffusion import DiffusionPolicy
+
+_WARM_UP = 3
+_FEWEST_TURNS = 10
+_OBSERVATIONS = 8
+_START = """
+import json, sys, time
+begun = time.perf_counter()
+from dp_ros.inference.load import load_engine
+load_engine(sys.argv[1], sys.argv[2], threads=int(sys.argv[3]))
+seconds = time.perf_counter() - begun
+status = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith("Vm"))
+print(json.dumps([seconds, int(status["VmRSS"].split()[0]) / 1024]))
+"""
+
+
+@dataclass(frozen=True)
+class InferenceSpeed:
+    """Batch 1, one model, so many threads.
+
+    Attributes:
+        engine: that ran it.
+        threads: of both ways.
+        turns: calls of each way.
+        total_ms: of a call through the engine, from arrays of an observation to the actions.
+        eager_ms: of a call the eager way.
+        speedup: eager time over the engine's, median of the turns.
+        max_abs_diff: largest difference of the two's actions, in the normalised range of 2.
+        startup_s: from the import to a warmed-up engine, in a process of its own.
+        rss_mb: memory that this process then has resident, MiB.
+        work: what a call computes.
+        limits: of the machine, measured.
+        roofline_fraction: shortest time that the limits allow over the median of `total_ms`.
+    """
+
+    engine: str
+    threads: int
+    turns: int
+    total_ms: Quantiles
+    eager_ms: Quantiles
+    speedup: float
+    max_abs_diff: float
+    startup_s: float
+    rss_mb: float
+    work: Work
+    limits: Limits
+    roofline_fraction: float
+
+
+def measure_inference(folder: Path, engine_name: str, threads: int, seconds: float) -> InferenceSpeed:
+    """Measure a model folder for about so many seconds, and no less than ten turns.
+
+    Raises:
+        UserError: if the folder cannot be used, or its policy does not denoise.
+    """
+    startup_s, rss_mb = _start(folder, engine_name, threads)
+    engine = load_engine(folder, engine_name, threads=threads)
+    policy = load_policy(folder, engine.manifest)
+    if not isinstance(policy, DiffusionPolicy):
+        raise UserError(
+            f"model {folder}: a {engine.manifest.network.kind} policy does not denoise, so there is no eager loop to "
+            "compare with; give a diffusion policy"
+        )
+    policy.eval()
+    torch.set_num_threads(threads)
+    observations = made_up_observations(policy, _OBSERVATIONS)
+    scale = policy.normalizers["action"].scale.numpy()  # type: ignore[union-attr, operator]
+    ours: list[float] = []
+    eager: list[float] = []
+    largest, begun = 0.0, time.perf_counter()
+    turn = -_WARM_UP
+    while turn < _FEWEST_TURNS or time.perf_counter() - begun < seconds:
+        observation = observations[turn % _OBSERVATIONS]
+        noise = sampling_noise(0, turn + _WARM_UP, (policy.task.horizon, policy.task.action.dim))
+        ways = [lambda: engine.sample(observation, noise), lambda: _eager(policy, observation, noise)]  # noqa: B023
+        found: dict[int, tuple[float, NDArray[np.float32]]] = {}
+        for way in (0, 1) if turn % 2 else (1, 0):
+            start = time.perf_counter()
+            actions = ways[way]()
+            found[way] = (1e3 * (time.perf_counter() - start), actions)
+        if turn >= 0:
+            ours.append(found[0][0])
+            eager.append(found[1][0])
+        else:
+            begun = time.perf_counter()
+        largest = max(largest, float(np.abs((found[0][1] - found[1][1]) * scale).max()))
+        turn += 1
+    work = work_of(policy)
+    limits = limits_of_machine(work.step_bytes, threads)
+    return InferenceSpeed(
+        engine=engine.name,
+        threads=threads,
+        turns=len(ours),
+        total_ms=Quantiles.of(ours),
+        eager_ms=Quantiles.of(eager),
+        speedup=float(np.median(np.array(eager) / np.array(ours))),
+        max_abs_diff=largest,
+        startup_s=startup_s,
+        rss_mb=rss_mb,
+        work=work,
+        limits=limits,
+        roofline_fraction=1e3 * limits.seconds(work) / float(np.median(ours)),
+    )
+
+
+def _eager(
+    policy: DiffusionPolicy, observation: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    return sample_batch(policy, {key: value[None] for key, value in observation.items()}, noise[None])[0]
+
+
+def _start(folder: Path, engine_name: str, threads: int) -> tuple[float, float]:
+    """Seconds and resident MiB of a process that loads the model and no more."""
+    command = [sys.executable, "-c", _START, str(folder), engine_name, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=300)
+    if done.returncode:
+        raise UserError(f"model {folder}: could not be loaded: {done.stderr.strip().splitlines()[-1]}")
+    seconds, rss_mb = json.loads(done.stdout.splitlines()[-1])
+    return float(seconds), float(rss_mb)

@@ -1,0 +1,134 @@
+"""`dp-ros bench`: how fast a model draws a chunk, beside the eager way and the limit of the machine, in one run.
+
+    dp-ros bench --model models/pusht_state --json out/inference.json --plot out/inference.png
+    dp-ros bench --widths 256,512,1024 --threads 1,2          # random weights of the paper's size
+
+Both ways take turns, so that other work on the machine falls on both: the ratio holds, the milliseconds do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dp_ros import bringup
+from dp_ros.benchmark import machine
+from dp_ros.cli.eval import require_writable
+from dp_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from dp_ros.benchmark.inference import InferenceSpeed
+
+SECONDS = 20.0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, write what was asked for."""
+    from dp_ros.benchmark.inference import measure_inference
+    from dp_ros.inference.manifest import load_manifest
+
+    for path in (args.json, args.plot):
+        require_writable(path)
+    seconds = SECONDS if args.seconds is None else args.seconds
+    if not 0.0 < seconds <= 3600.0:
+        raise UserError(f"--seconds: got {seconds:g}, expected up to 3600")
+    threads = numbers("--threads", args.threads or "1", "1,2")
+    widths = None if args.widths is None else numbers("--widths", args.widths, "256,512,1024")
+    found = machine.describe() | {"busy_cores_before": machine.busy_cores()}
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="dp_ros_bench_") as scratch:
+        folder = Path(bringup.model_folder(args.model))
+        if widths is not None:
+            with console.status(f"random weights of widths {args.widths}"):
+                folder = random_model(folder, widths, Path(scratch) / "random")
+        speeds = []
+        for count in threads:
+            with console.status(f"inference with {count} thread(s) for about {seconds:g} s"):
+                speeds.append(measure_inference(folder, args.engine, count, seconds))
+        name = f"random weights, widths {args.widths}" if widths else load_manifest(folder).model_id
+    result: dict[str, Any] = {
+        "model": name,
+        **asdict(speeds[0]),
+        **({"runs": [asdict(speed) for speed in speeds]} if len(speeds) > 1 else {}),
+        "command": shlex.join(["dp-ros", *sys.argv[1:]]),
+        **found,
+    }
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    console.print(_table(name, speeds))
+    first = speeds[0]
+    console.print(
+        f"from import to ready {first.startup_s:.1f} s with {first.rss_mb:.0f} MiB resident; batch 1, "
+        f"{first.work.steps} denoising steps, {first.work.flops / 1e6:.0f} M operations a chunk; "
+        f"{first.turns} turns on {found['cores']} cores of {found['cpu']}; busy before: {found['busy_cores_before']} "
+        "cores",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if args.plot:
+        from dp_ros.benchmark.figure import draw_inference
+
+        draw_inference(name, speeds, args.plot)
+    return 0
+
+
+def numbers(option: str, given: str, example: str) -> list[int]:
+    """A list of positive numbers; raises UserError if it is none."""
+    try:
+        found = [int(number) for number in given.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UserError(f"{option}: got {given!r}, expected numbers such as {example}")
+    return found
+
+
+def random_model(like: Path, widths: list[int], folder: Path) -> Path:
+    """A model folder for the task of `like` with a U-Net of these widths and random weights."""
+    import torch
+
+    from dp_ros.inference.export import export_policy
+    from dp_ros.inference.manifest import NetworkSpec, load_manifest
+    from dp_ros.policies.build import build_policy
+
+    manifest = load_manifest(like)
+    task = manifest.task_spec(str(like))
+    if any(spec.is_image for spec in task.observations.values()):
+        raise UserError(f"--widths: model {like} observes pictures; give one on vectors, such as pusht_state")
+    torch.manual_seed(0)
+    network = NetworkSpec(widths=tuple(widths))
+    export_policy(build_policy(task, manifest.normalization, network, manifest.sampler), folder)  # type: ignore[arg-type]
+    return folder
+
+
+def _table(name: str, speeds: list[InferenceSpeed]) -> Table:
+    table = Table(title=f"drawing a chunk, {name}", title_justify="left")
+    table.add_column("")
+    for heading in ("p50 ms", "p99 ms", "max ms", ""):
+        table.add_column(heading, justify="right")
+    for speed in speeds:
+        limit_ms = 1e3 * speed.limits.seconds(speed.work)
+        threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
+        for way, took, note in (
+            (f"engine {speed.engine}", speed.total_ms, f"{speed.speedup:.2f} times as fast as eager"),
+            ("eager torch, diffusers", speed.eager_ms, f"actions differ by {speed.max_abs_diff:.1e}"),
+        ):
+            table.add_row(f"{way}, {threads}", f"{took.p50:.2f}", f"{took.p99:.2f}", f"{took.max:.2f}", note)
+        table.add_row(
+            f"limit of the machine, {threads}",
+            f"{limit_ms:.2f}",
+            "",
+            "",
+            f"the engine reaches {speed.roofline_fraction:.0%} of {speed.limits.flops_per_s / 1e9:.0f} GFLOP/s, "
+            f"{speed.limits.bytes_per_s / 1e9:.0f} GB/s",
+        )
+    return table
