@@ -79,7 +79,7 @@ def work_of(policy: DiffusionPolicy) -> Work:
         )
         for key, spec in task.observations.items()
     }
-    actions = torch.zeros((1, task.horizon, task.action.dim))
+    actions = torch.zeros((1, *policy.trajectory_shape))
     level = torch.zeros(1, dtype=torch.int64)
     with torch.inference_mode():
         film = policy.unet.condition_of_step(level)

@@ -22,6 +22,7 @@ from dp_ros.data.layout import ACTION, observation_dtype
 from dp_ros.data.windows import Demonstrations, Windows, cut_windows
 from dp_ros.policies.build import build_policy
 from dp_ros.policies.policy import Draw, Policy
+from dp_ros.policies.specs import observed_steps
 from dp_ros.task import TaskSpec
 from dp_ros.training.batches import Batches, Fetched, Samples, fetch_ahead, ranges_of, weighted_batch
 from dp_ros.training.config import OptimizationSpec, TrainingConfig
@@ -60,7 +61,9 @@ def measure(
     """Measure for about so many seconds, and no less than a few turns of each."""
     spec = config.training
     torch.set_num_threads(spec.threads)
-    windows = cut_windows(demonstrations, task, range(demonstrations.n_episodes))
+    windows = cut_windows(
+        demonstrations, task, range(demonstrations.n_episodes), observed_steps(config.network, task)
+    )
     ranges = ranges_of(windows, task)
 
     def policy() -> Policy:

@@ -78,12 +78,20 @@ class Windows:
         task: what is observed and commanded. With `action.relative`, actions count from the state at the newest
             observation of their window.
         rows: (N, horizon) rows of each window, the first n_obs_steps of which are observed.
+        observed_steps: how many rows of observations a sample has; None: n_obs_steps. More for a policy that learns
+            what will be observed as well.
     """
 
-    def __init__(self, demonstrations: Demonstrations, task: TaskSpec, rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        demonstrations: Demonstrations,
+        task: TaskSpec,
+        rows: NDArray[np.int64],
+        observed_steps: int | None = None,
+    ) -> None:
         self._arrays = demonstrations.arrays
         self._streams = [*task.observations, *demonstrations.labels]
-        self.labels, self._n_obs_steps = demonstrations.labels, task.n_obs_steps
+        self.labels, self._observed_steps = demonstrations.labels, observed_steps or task.n_obs_steps
         self._rows = rows
         relative = task.action.relative and len(rows)
         self._relative = _relative_actions(demonstrations, task, rows) if relative else None
@@ -94,16 +102,16 @@ class Windows:
     @property
     def sample_bytes(self) -> int:
         """Size of one sample."""
-        observed = sum(self._arrays[key][:1].nbytes for key in self._streams) * self._n_obs_steps
+        observed = sum(self._arrays[key][:1].nbytes for key in self._streams) * self._observed_steps
         return observed + self._arrays[ACTION][:1].nbytes * self._rows.shape[1]
 
     def at(self, chosen: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-        """Observations {stream: (B, n_obs_steps, *shape)}, oldest first, and actions (B, horizon, action_dim).
+        """Observations {stream: (B, observed_steps, *shape)}, oldest first, and actions (B, horizon, action_dim).
 
         Labels are among the observations.
         """
         rows = self._rows[chosen]
-        observed = rows[:, : self._n_obs_steps]
+        observed = rows[:, : self._observed_steps]
         observations = {key: np.take(self._arrays[key], observed, axis=0) for key in self._streams}
         actions = self._relative[chosen] if self._relative is not None else self._arrays[ACTION][rows]
         return observations, actions
@@ -116,7 +124,7 @@ class Windows:
 
     @property
     def observations(self) -> dict[str, NDArray[Any]]:
-        """Observations of all windows, {stream: (N, n_obs_steps, *shape)}: a copy."""
+        """Observations of all windows, {stream: (N, observed_steps, *shape)}: a copy."""
         return self.at(np.arange(len(self)))[0]
 
     @property
@@ -171,12 +179,14 @@ def load_demonstrations(
     return Demonstrations(arrays, buffer.episode_ends, digest, tuple(labels))
 
 
-def cut_windows(demonstrations: Demonstrations, task: TaskSpec, episodes: Sequence[int]) -> Windows:
-    """All windows of the given episodes, in order of time: as many as they have rows."""
+def cut_windows(
+    demonstrations: Demonstrations, task: TaskSpec, episodes: Sequence[int], observed_steps: int | None = None
+) -> Windows:
+    """All windows of the given episodes, in order of time: as many as they have rows; arguments as of `Windows`."""
     starts = np.concatenate([[0], demonstrations.episode_ends[:-1]])
     rows = [_window_rows(int(starts[i]), int(demonstrations.episode_ends[i]), task) for i in sorted(episodes)]
     index = np.concatenate(rows) if rows else np.empty((0, task.horizon), np.int64)
-    return Windows(demonstrations, task, index)
+    return Windows(demonstrations, task, index, observed_steps)
 
 
 def split_episodes(n_episodes: int, validation_share: float, seed: int) -> tuple[list[int], list[int]]:

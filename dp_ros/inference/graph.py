@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import PREFIX_INPUT, PREFIX_WEIGHTS_INPUT, STEP_NOISE_INPUT, TensorSpec
 from dp_ros.inference.sampler import DenoisingStep, denoising_steps
-from dp_ros.policies.diffusion import DiffusionPolicy, guidance_gain
+from dp_ros.policies.diffusion import DiffusionPolicy
 
 OPSET = 18
 IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
@@ -45,7 +46,10 @@ class ObservationHalf(nn.Module):
 
 
 class OneStep(nn.Module):
-    """One denoising step, as in `DiffusionPolicy.sample`; `coefficients` are those of a `DenoisingStep`."""
+    """One denoising step, as in `DiffusionPolicy.sample`; `coefficients` are those of a `DenoisingStep`.
+
+    With inpainting x is (1, T, A + D), the noise of a step likewise.
+    """
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
@@ -71,6 +75,8 @@ class OneStep(nn.Module):
             coefficients.unbind()
         )
         known = rest.pop(0) if self.policy.unet.mask_channel else None
+        if self.policy.inpainted_dim:
+            planned = F.pad(planned, (0, self.policy.inpainted_dim))
         if known is not None:
             x = torch.where(known.unsqueeze(-1) > 0.5, planned, x)
         p = self.policy.unet.denoise(x, observation_film + step_film, known)
@@ -83,7 +89,7 @@ class OneStep(nn.Module):
             following = clean * next_clean + noise * next_noise
         else:
             following = clean * towards + kept
-        gain = guidance_gain(weights, noise_share).unsqueeze(-1)
+        gain = self.policy.prefix_gain(weights, noise_share)
         following = following * (1.0 - gain) + (planned * towards + kept) * gain
         return following + rest.pop(0) * fresh if rest else following
 
@@ -100,26 +106,27 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     if taken:
         raise UserError(f"task {task.name}: observation {taken[0]} has the name of another input; rename it")
     actions, weights = (1, task.horizon, task.action.dim), (1, task.horizon)
+    trajectory = (1, *policy.trajectory_shape)
     steps = denoising_steps(policy.sampler)
     images = [key for key, spec in task.observations.items() if spec.is_image]
     masked, noisy = policy.unet.mask_channel, policy.sampler.method == "ddpm"
     with torch.inference_mode():
         films = policy.unet.condition_of_step(torch.tensor([step.level for step in steps])).numpy()
     width = films.shape[1]
-    step_inputs = {"x": actions, "observation_film": (1, width), "step_film": (1, width)}
+    step_inputs = {"x": trajectory, "observation_film": (1, width), "step_film": (1, width)}
     step_inputs |= {"coefficients": (len(_coefficients(steps[0])),), "planned": actions, "weights": weights}
     step_inputs |= {"known": weights} if masked else {}
-    step_inputs |= {"fresh": actions} if noisy else {}
+    step_inputs |= {"fresh": trajectory} if noisy else {}
     head = exported_graph(ObservationHalf(policy), streams, ["film"], images)
     body = exported_graph(OneStep(policy), step_inputs, ["next"])
 
     graph = _Graph()
     inputs = {
         key: TensorSpec(shape=shape, dtype="uint8" if key in images else "float32")
-        for key, shape in {**streams, "noise": actions}.items()
+        for key, shape in {**streams, "noise": trajectory}.items()
     }
     if noisy:
-        inputs[STEP_NOISE_INPUT] = TensorSpec(shape=(len(steps), *actions[1:]), dtype="float32")
+        inputs[STEP_NOISE_INPUT] = TensorSpec(shape=(len(steps), *trajectory[1:]), dtype="float32")
     for name, shape in ((PREFIX_INPUT, actions), (PREFIX_WEIGHTS_INPUT, weights)):
         inputs[name] = TensorSpec(shape=shape, dtype="float32", optional=True)
         graph.constant(name, np.zeros(shape, np.float32))
@@ -142,6 +149,11 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
             graph.node("Gather", [step_noise, f"number/{k}"], f"fresh/{k}", axis=0)
         graph.add(body, f"step{k}/", names, shared="network/")
         x = f"actions/{k}"
+    if policy.inpainted_dim:
+        for name, value in (("begin", 0), ("end", task.action.dim), ("axis", 2)):
+            graph.constant(f"action/{name}", np.array([value]))
+        graph.node("Slice", [x, "action/begin", "action/end", "action/axis"], "action/alone")
+        x = "action/alone"
     graph.node("Sub", [x, "action/offset"], "action/shifted")
     graph.node("Div", ["action/shifted", "action/scale"], "action/drawn")
     graph.constant("prefix/last", np.array([2]))

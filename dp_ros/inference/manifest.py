@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.baselines.specs import BetSpec, IbcSpec, LstmGmmSpec, RegressionSpec
-from dp_ros.policies.specs import TransformerSpec, UnetSpec
+from dp_ros.policies.specs import Conditioning, TransformerSpec, UnetSpec
 from dp_ros.task import TaskError, TaskSpec
 
 SCHEMA_VERSION = 2
@@ -59,6 +59,7 @@ class NetworkSpec(_Strict):
     """Groups of the group norms."""
     prefix_steps: int = Field(default=0, ge=0)
     """Executed actions that the network was trained to take as given, at most; 0 for none, and no mask channel."""
+    conditioning: Conditioning = "global"
 
 
 #: Every network there is, told apart by `kind`.

@@ -25,7 +25,7 @@ from dp_ros.inference.manifest import (
     ManifestError,
     verify_file,
 )
-from dp_ros.inference.sampler import step_noise
+from dp_ros.inference.sampler import inpainting_noise, step_noise
 from dp_ros.runtime.prefix import Prefix
 
 
@@ -77,6 +77,9 @@ class OnnxEngine(CheckedEngine):
         self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32], prefix: Prefix | None
     ) -> NDArray[np.float32]:
         feed = {key: value[None] for key, value in observation.items()}
+        drawn = self.manifest.inputs["noise"].shape[-1]
+        if drawn > noise.shape[-1]:
+            noise = inpainting_noise(noise, drawn - noise.shape[-1])
         feed["noise"] = noise[None]
         if STEP_NOISE_INPUT in self.manifest.inputs:
             feed[STEP_NOISE_INPUT] = step_noise(noise, self.manifest.sampler.num_inference_steps)

@@ -134,12 +134,29 @@ def sampling_noise(seed: int, step: int, shape: tuple[int, ...]) -> NDArray[np.f
     return generator.standard_normal(shape, dtype=np.float32)
 
 
+def inpainting_noise(noise: NDArray[np.float32], frame_dim: int) -> NDArray[np.float32]:
+    """`noise` (horizon, action_dim) with as much for observations of `frame_dim` values beside it, a function of it.
+
+    Shape (horizon, action_dim + frame_dim). The same on every machine, as `step_noise`.
+    """
+    return np.concatenate([noise, _noise_of(noise, (len(noise), frame_dim), b"observations")], axis=1)
+
+
 def step_noise(noise: NDArray[np.float32], n_steps: int) -> NDArray[np.float32]:
     """Standard normal noise (n_steps, *noise.shape) for the steps of a DDPM draw that starts from `noise`.
 
     A function of `noise` alone, the same on every machine: its hash is the key of a counter-based generator. So a
     draw is decided by its first noise, whatever the sampler.
     """
-    digest = hashlib.blake2b(np.ascontiguousarray(noise, dtype="<f4").tobytes(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    return generator.standard_normal((n_steps, *noise.shape), dtype=np.float32)
+    return _noise_of(noise, (n_steps, *noise.shape))
+
+
+def _noise_of(
+    noise: NDArray[np.float32], shape: tuple[int, ...], purpose: bytes = b""
+) -> NDArray[np.float32]:
+    """Standard normal noise that is decided by other noise and by what it is for."""
+    hashed = hashlib.blake2b(
+        np.ascontiguousarray(noise, dtype="<f4").tobytes(), digest_size=16, person=purpose
+    )
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(hashed.digest(), "little")))
+    return generator.standard_normal(shape, dtype=np.float32)

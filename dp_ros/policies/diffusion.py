@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import NetworkSpec
-from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, inpainting_noise, step_noise
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
-from dp_ros.policies.specs import TransformerSpec, UnetSpec, labels_of
+from dp_ros.policies.specs import TransformerSpec, UnetSpec, conditioning_of, labels_of
 from dp_ros.policies.transformer import ActionTransformer
 from dp_ros.policies.unet1d import ConditionalUnet1d
 from dp_ros.policies.vision import VisionEncoder
@@ -102,7 +102,19 @@ class DiffusionPolicy(Policy):
             kernel_size=network.kernel_size,
             groups=network.groups,
             mask_channel=network.prefix_steps > 0,
+            conditioning=network.conditioning,
+            n_obs_steps=task.n_obs_steps,
         )
+        if network.conditioning == "inpainting":
+            self.inpainted_dim = frame_dim
+
+    #: Values of an observation that are denoised beside those of an action; 0 unless conditioned by inpainting.
+    inpainted_dim: int = 0
+
+    @property
+    def trajectory_shape(self) -> tuple[int, int]:
+        """What is denoised: (horizon, action_dim), with inpainting (horizon, action_dim + frame_dim)."""
+        return (self.task.horizon, self.task.action.dim + self.inpainted_dim)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -149,14 +161,29 @@ class DiffusionPolicy(Policy):
     def _frames(
         self, observation: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Each stream as the network takes it, (B, n_obs_steps, F): features of pictures, normalised values."""
+        """Each stream as the network takes it, (B, n_obs_steps, F): features of pictures, normalised values.
+
+        Frames after the first n_obs_steps are what is still to come, and not looked at.
+        """
         frames = {}
         for key, spec in self.task.observations.items():
+            seen = observation[key][:, : self.task.n_obs_steps]
             if spec.is_image and self.vision is not None:
-                frames[key] = self.vision(key, observation[key], places[key] if places else None)
+                frames[key] = self.vision(key, seen, places[key] if places else None)
             else:
-                frames[key] = self.normalizers[key].normalize(observation[key].flatten(2))  # type: ignore[operator]
+                frames[key] = self.normalizers[key].normalize(seen.flatten(2))  # type: ignore[operator]
         return frames
+
+    def _trajectory(self, observation: Mapping[str, Tensor], actions: Tensor) -> Tensor:
+        """What is to be denoised, (B, *trajectory_shape), normalised."""
+        clean: Tensor = self.normalizers["action"].normalize(actions)  # type: ignore[operator]
+        if not self.inpainted_dim:
+            return clean
+        streams = [
+            self.normalizers[key].normalize(observation[key].flatten(2))  # type: ignore[operator]
+            for key in self.task.observations
+        ]
+        return torch.cat([clean, *streams], dim=-1)
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Mean squared error of the prediction at noise and noise levels that are drawn, and that of the labels.
@@ -164,7 +191,7 @@ class DiffusionPolicy(Policy):
         The labels' is the mean absolute error in their normalised range of 2. Where it is all there is to learn
         (`action_weight` 0), the newest picture of each sample is enough: the older ones hardly differ.
         """
-        noise = draw.normal(len(batch), *self.noise_shape).to(batch.actions.device)
+        noise = draw.normal(len(batch), *self.trajectory_shape).to(batch.actions.device)
         level = draw.integers(self.sampler.train_steps, len(batch)).to(batch.actions.device)
         known = None if batch.known is None else batch.known.to(batch.actions.device)
         places = None
@@ -174,7 +201,8 @@ class DiffusionPolicy(Policy):
             newest = {key: value[:, -1:] for key, value in batch.observation.items()}
             return batch.auxiliary_weight * self._label_error(newest, self._frames(newest, places)).mean()
         frames = self._frames(batch.observation, places)
-        loss = self._prediction_loss(_joined(frames), batch.actions, noise, level, known, batch.known_noise)
+        trajectory = self._trajectory(batch.observation, batch.actions)
+        loss = self._prediction_loss(_joined(frames), trajectory, noise, level, known, batch.known_noise)
         if not self.labels:
             return loss
         error = self._label_error(batch.observation, frames).mean()
@@ -210,9 +238,9 @@ class DiffusionPolicy(Policy):
         given for each action, here by a mask channel, because FiLM knows one level a sample).
 
         Args:
-            observation: {stream: (B, n_obs_steps, *shape)}, robot units.
+            observation: {stream: (B, n_obs_steps, *shape)}, robot units; with inpainting (B, horizon, *shape).
             actions: (B, horizon, action_dim), robot units.
-            noise: standard normal, shaped as `actions`.
+            noise: standard normal, (B, *trajectory_shape).
             step: (B,) int64, noise levels from 0 to train_steps - 1.
             known: (B, horizon) bool, which actions are given; needs a network with `prefix_steps`.
             known_noise: standard deviation of the noise that the given actions have all the same, in the
@@ -220,25 +248,28 @@ class DiffusionPolicy(Policy):
             places: where pictures are cropped, as `encode` takes it.
         """
         condition = self.encode(observation, places)
-        return self._prediction_loss(condition, actions, noise, step, known, known_noise)
+        trajectory = self._trajectory(observation, actions)
+        return self._prediction_loss(condition, trajectory, noise, step, known, known_noise)
 
     def _prediction_loss(
         self,
         condition: Tensor,
-        actions: Tensor,
+        clean: Tensor,
         noise: Tensor,
         step: Tensor,
         known: Tensor | None,
         known_noise: float,
     ) -> Tensor:
-        """`prediction_loss` for an observation that is encoded, (B, O)."""
-        clean = self.normalizers["action"].normalize(actions)  # type: ignore[operator]
+        """`prediction_loss` for an observation that is encoded, (B, O), and a trajectory that is normalised."""
         scheduler = _ddpm(self.sampler)
         noisy = scheduler.add_noise(clean, noise, step)
         if self.sampler.prediction == "v_prediction":
             target = scheduler.get_velocity(clean, noise, step)
         else:
             target = noise if self.sampler.prediction == "epsilon" else clean
+        if self.inpainted_dim:
+            predicted, hidden = self.unet(noisy, step, condition), ~self.observed_mask(noisy.device)
+            return F.mse_loss(predicted[:, hidden], target[:, hidden])
         if known is None:
             return F.mse_loss(self.unet(noisy, step, condition), target)
         noisy = torch.where(known.unsqueeze(-1), clean + known_noise * noise, noisy)
@@ -267,20 +298,22 @@ class DiffusionPolicy(Policy):
         scheduler = ddim_scheduler(self.sampler)
         scheduler.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
         steps = denoising_steps(self.sampler, num_inference_steps)
+        noise = self._noise_of_trajectory(noise)
         fresh = self._fresh_noise(noise, len(steps))
         condition = self.encode(observation)
         actions = noise * self.sampler.temperature
         wanted, weights = prefix
         planned, known = self.normalize_prefix(wanted, weights)
+        planned = F.pad(planned, (0, self.inpainted_dim))
         for k, (step, coefficients) in enumerate(zip(scheduler.timesteps, steps, strict=True)):
             actions = torch.where(known.unsqueeze(-1), planned, actions)
             prediction = self.unet(actions, step.expand(len(actions)), condition, known)
             led = planned * coefficients.towards + actions * coefficients.keep
             if fresh is not None:
                 led = led + fresh[k] * coefficients.fresh
-            gain = guidance_gain(weights, coefficients.noise_share).unsqueeze(-1)
+            gain = self.prefix_gain(weights, coefficients.noise_share)
             actions = _next(scheduler, prediction, step, actions, fresh, k) * (1.0 - gain) + led * gain
-        drawn = self.normalizers["action"].unnormalize(actions)  # type: ignore[operator]
+        drawn = self._actions_of(actions)
         return torch.where(weights.unsqueeze(-1) >= 1.0, wanted, drawn)
 
     @torch.inference_mode()
@@ -290,13 +323,43 @@ class DiffusionPolicy(Policy):
         """Actions (B, horizon, action_dim), robot units, after each step: the noise first, what is drawn last."""
         scheduler = ddim_scheduler(self.sampler)
         scheduler.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
+        noise = self._noise_of_trajectory(noise)
         fresh = self._fresh_noise(noise, len(scheduler.timesteps))
         condition = self.encode(observation)
         actions = [noise * self.sampler.temperature]
         for k, step in enumerate(scheduler.timesteps):
             prediction = self.unet(actions[-1], step.expand(len(noise)), condition)
             actions.append(_next(scheduler, prediction, step, actions[-1], fresh, k))
-        return [self.normalizers["action"].unnormalize(each) for each in actions]  # type: ignore[operator]
+        return [self._actions_of(each) for each in actions]
+
+    def observed_mask(self, device: torch.device | str = "cpu") -> Tensor:
+        """Which of a trajectory is observed, `trajectory_shape` bool: the condition mask of the paper's code."""
+        mask = torch.zeros(self.trajectory_shape, dtype=torch.bool, device=device)
+        mask[: self.task.n_obs_steps, self.task.action.dim :] = True
+        return mask
+
+    def prefix_gain(self, weights: Tensor, noise_share: float | Tensor) -> Tensor:
+        """`guidance_gain` for each value of a trajectory: actions are led, observations beside them are not."""
+        gain = guidance_gain(weights, noise_share).unsqueeze(-1)
+        if not self.inpainted_dim:
+            return gain
+        return F.pad(gain.expand(-1, -1, self.task.action.dim), (0, self.inpainted_dim))
+
+    def _actions_of(self, trajectory: Tensor) -> Tensor:
+        """Actions in robot units."""
+        actions: Tensor = self.normalizers[
+            "action"
+        ].unnormalize(  # type: ignore[operator]
+            trajectory[..., : self.task.action.dim]
+        )
+        return actions
+
+    def _noise_of_trajectory(self, noise: Tensor) -> Tensor:
+        """Noise (B, *trajectory_shape) that the noise of the actions decides."""
+        if not self.inpainted_dim:
+            return noise
+        drawn = [inpainting_noise(each, self.inpainted_dim) for each in noise.numpy()]
+        return torch.from_numpy(np.stack(drawn))
 
     def normalize_prefix(self, prefix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix (B, horizon, action_dim) in [-1, 1], and which of it (B, horizon) the network is given as known."""
@@ -314,7 +377,7 @@ class DiffusionPolicy(Policy):
         return torch.arange(self.task.horizon) < longest
 
     def _fresh_noise(self, noise: Tensor, n_steps: int) -> Tensor | None:
-        """Noise (n_steps, B, horizon, action_dim) that DDPM adds; None for DDIM."""
+        """Noise (n_steps, B, *trajectory_shape) that DDPM adds; None for DDIM."""
         if self.sampler.method == "ddim":
             return None
         drawn = [step_noise(each, n_steps) for each in noise.numpy()]
@@ -358,6 +421,16 @@ def check_supported(task: TaskSpec, network: DiffusionNetwork) -> None:
         raise UserError(
             f"task {task.name}: observes no image, so network.vision would have no effect; leave it out, or take a "
             "task with a camera, such as pusht_image"
+        )
+    if conditioning_of(network) == "inpainting" and images:
+        raise UserError(
+            f"network.conditioning inpainting: denoises what is observed, and task {task.name} observes pictures "
+            f"({', '.join(images)}); take global or local"
+        )
+    if conditioning_of(network) == "inpainting" and network.prefix_steps:
+        raise UserError(
+            f"network.prefix_steps {network.prefix_steps}: a network conditioned by inpainting cannot be trained with "
+            "prefixes; take conditioning global or local, or prefix_steps 0"
         )
     for key in labels_of(network):
         if key in task.observations:

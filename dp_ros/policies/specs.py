@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dp_ros.task import TaskSpec
+
 
 class VisionSpec(BaseModel):
     """How pictures become features."""
@@ -44,6 +46,12 @@ class VisionSpec(BaseModel):
         return self
 
 
+#: How the U-Net is told what was observed (Chi et al., 2023, compare the three in their code). global: every block is
+#: modulated by it (FiLM). local: it is put beside the actions of the same steps, through blocks of its own.
+#: inpainting: actions and observations are denoised together, with those that were observed put in at each step.
+Conditioning = Literal["global", "local", "inpainting"]
+
+
 class UnetSpec(BaseModel):
     """U-Net for vectors, pictures or both."""
 
@@ -61,6 +69,7 @@ class UnetSpec(BaseModel):
     """Groups of the group norms."""
     prefix_steps: int = Field(default=0, ge=0)
     """Executed actions that the network was trained to take as given, at most; 0 for none, and no mask channel."""
+    conditioning: Conditioning = "global"
     vision: VisionSpec | None = None
     """For tasks that observe pictures."""
 
@@ -87,6 +96,17 @@ class TransformerSpec(BaseModel):
         if self.width % (2 * self.heads):
             raise ValueError(f"width: got {self.width}, expected a multiple of 2 * heads = {2 * self.heads}")
         return self
+
+
+def conditioning_of(network: BaseModel) -> Conditioning:
+    """How a network is told what was observed; a transformer attends to it, which counts as global."""
+    found: Conditioning = getattr(network, "conditioning", "global")
+    return found
+
+
+def observed_steps(network: BaseModel, task: TaskSpec) -> int:
+    """Rows of observations that a sample to learn from has: with inpainting what comes later is learnt as well."""
+    return task.horizon if conditioning_of(network) == "inpainting" else task.n_obs_steps
 
 
 def labels_of(network: BaseModel) -> dict[str, int]:

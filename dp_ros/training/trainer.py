@@ -32,7 +32,7 @@ from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
 from dp_ros.policies.build import build_policy, check_supported
 from dp_ros.policies.policy import Draw, Policy
-from dp_ros.policies.specs import labels_of
+from dp_ros.policies.specs import labels_of, observed_steps
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
 from dp_ros.training.batches import Batches, Part, Samples, fetch_ahead, ranges_of, weighted_batch
@@ -98,8 +98,9 @@ def train(
     check_supported(task, config.network)
     demonstrations = load_demonstrations(data, task, labels=tuple(labels_of(config.network)))
     training, held_out = split_episodes(demonstrations.n_episodes, spec.validation_share, spec.seed)
-    samples = Samples(cut_windows(demonstrations, task, training))
-    validation = Samples(cut_windows(demonstrations, task, held_out))
+    rows = observed_steps(config.network, task)
+    samples = Samples(cut_windows(demonstrations, task, training, rows))
+    validation = Samples(cut_windows(demonstrations, task, held_out, rows))
     batches = Batches(len(samples), spec, workers.count)
     starts = _start_states(task, data, training, spec)
 
