@@ -2,13 +2,15 @@
 
 The processes are begun afresh (spawn), for a fork of one that has threads of torch or ROS may hang. Easy to get wrong:
 Ctrl-C at a terminal reaches every process there; these ignore it, and end when the one that started them stops taking
-results.
+results, or is gone: a killed one cannot tell them, so each of them watches it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -60,7 +62,15 @@ def map_loaded(
 def _begin(load: Callable[[], Any]) -> None:
     global _loaded
     leave_interrupts_to_parent()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _loaded = load()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(work: Callable[[Any, Item], Result], item: Item) -> Result:

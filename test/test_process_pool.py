@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -65,3 +69,40 @@ def test_one_process_is_this_one_and_loads_once(tmp_path: Path) -> None:
 def test_two_processes_are_others() -> None:
     found = map_loaded(os.getpid, lift, range(4), 2)
     assert os.getpid() not in found
+
+
+def stay(loaded: int, item: int) -> int:
+    threading.Event().wait(120.0)
+    return item
+
+
+def work_for_ever() -> None:
+    """What the test below starts and kills."""
+    list(map_in_processes(load_pid, stay, range(2), 2))
+
+
+def load_pid() -> int:
+    print(os.getpid(), flush=True)
+    return os.getpid()
+
+
+def test_a_parent_that_is_killed_leaves_no_process() -> None:
+    command = [sys.executable, "-c", "from test.test_process_pool import work_for_ever as w; w()"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    ) as parent:
+        assert parent.stdout is not None
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+        end_s = time.monotonic() + 30.0
+        while any(_runs(pid) for pid in workers) and time.monotonic() < end_s:
+            threading.Event().wait(0.05)
+        assert not [pid for pid in workers if _runs(pid)]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
