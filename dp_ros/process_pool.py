@@ -23,9 +23,10 @@ Result = TypeVar("Result")
 _loaded: Any = None
 
 
-def leave_interrupts_to_parent() -> None:
-    """In a process of a pool: ignore Ctrl-C, which is for the process that started it."""
+def follow_parent() -> None:
+    """In a process of a pool: ignore Ctrl-C, which is for the process that started it, and end when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
 
 
 def map_in_processes(
@@ -61,8 +62,7 @@ def map_loaded(
 
 def _begin(load: Callable[[], Any]) -> None:
     global _loaded
-    leave_interrupts_to_parent()
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    follow_parent()
     _loaded = load()
 
 

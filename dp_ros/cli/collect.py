@@ -33,7 +33,7 @@ from dp_ros.cli.demonstration_style import add_style_arguments, style_of
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
-from dp_ros.process_pool import leave_interrupts_to_parent
+from dp_ros.process_pool import follow_parent
 from dp_ros.sim.pusht_episodes import (
     Demonstration,
     DemonstrationStyle,
@@ -151,7 +151,7 @@ def _parallel(
     generate: partial[Demonstration], seeds: Iterator[int], workers: int
 ) -> Iterator[Iterator[Demonstration]]:
     """Episodes of `seeds` in order, made by `workers` processes a few episodes ahead of the reader."""
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=leave_interrupts_to_parent) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=follow_parent) as pool:
 
         def ahead() -> Iterator[Demonstration]:
             pending = [pool.apply_async(generate, (seed,)) for seed in itertools.islice(seeds, 2 * workers)]
