@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from dp_ros.errors import UserError
 
-#: Verb and what it does; the code is in `dp_ros.cli.<verb>`.
+#: Verb and what it does; the code is in `dp_ros.cli.<verb>`, but for those of `MODULES`.
 VERBS: dict[str, str] = {
     "task": "check a task file and show what it says",
     "calibrate": "estimate latencies of streams and of the robot from a recorded motion",
@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "report": "show what became of a training run: table, curves, failed episodes",
     "dagger": "have a policy's own mistakes corrected, train on, and see what that brought",
     "export": "make a model folder (ONNX, safetensors, manifest) from a training run",
+    "import": "make a model folder from a checkpoint of LeRobot or of the Diffusion Policy reference",
     "eval": "score a model on the simulated robot, in process or over ROS",
     "explain": "show why a policy that draws: futures, changes of mind, denoising, cost, curves",
     "bench": "measure the runtime: punctuality, latency, seams, scores under delay",
@@ -32,6 +33,9 @@ VERBS: dict[str, str] = {
     "run": "let the policy act: send a goal to a policy node that is running",
     "up": "start the nodes of a bring-up as processes, without ros2 launch",
 }
+
+#: Verbs whose module has another name, because Python keeps theirs for itself.
+MODULES = {"import": "import_model"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    name = f"dp_ros.cli.{verb}"
+    name = f"dp_ros.cli.{MODULES.get(verb, verb)}"
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -56,6 +56,7 @@ class PolicyLoop:
         self._node, self._goals_allowed = node, goals_allowed
         name = self._node.get_parameter("task").value
         task = load_task(name) if name else engine.task
+        task.require_filled_in()
         task.require_same_policy(engine.task)
         self._options = o = read_options(node)
         if o.lockstep and task.action.output != "trajectory":

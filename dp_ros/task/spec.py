@@ -21,6 +21,9 @@ from dp_ros.task.action import ActionSpec
 from dp_ros.task.observation import ObservationSpec
 from dp_ros.task.problems import KEY, Strict, TaskError, explain, fail, show
 
+#: What the topics of a derived task begin with, until somebody fills them in.
+FILL_IN = "/fill_in"
+
 
 class TaskSpec(Strict):
     """A whole task. Made by `load_task` or `TaskSpec.from_dict`."""
@@ -50,6 +53,17 @@ class TaskSpec(Strict):
         """Hash of everything in the task but its description; equal tasks have equal digests."""
         facts = self.model_dump(mode="json", exclude={"description"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def require_filled_in(self) -> None:
+        """Raise TaskError if a topic of a derived task was not filled in."""
+        topics = {f"observations.{key}": spec.topic for key, spec in self.observations.items()}
+        topics["action"] = self.action.topic
+        for key, topic in topics.items():
+            if topic.startswith(f"{FILL_IN}/"):
+                raise TaskError(
+                    f"{self._source or self.name}: {key}.topic is {topic}, which an import left to be filled in; write "
+                    "your robot's topics, types, names and limits into the task file and give it as the parameter task"
+                )
 
     def require_same_policy(self, model_task: TaskSpec) -> None:
         """Check that a model made for `model_task` can run this task: topics, latencies and limits may differ.
