@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
 
 
+def _task_file(path: Path) -> str | None:
+    """What stands in a task file that somebody may have filled in; None if there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
 def run(args: argparse.Namespace) -> int:
     """Write the model folder."""
     from dp_ros.importing.lerobot import load_lerobot
@@ -51,10 +56,14 @@ def run(args: argparse.Namespace) -> int:
     task = load_task(args.task) if args.task else None
     load = load_lerobot if args.project == "lerobot" else load_stanford
     policy = load(args.source, "imported", args.rate_hz, task)
+    filled_in = _task_file(args.model / TASK_FILE)
     manifest = export_policy(policy, args.model, force=args.force)
     lines = [f"{args.model}: {manifest.model_id}, {manifest.sampler.method} with "]
     lines[0] += f"{manifest.sampler.num_inference_steps} steps; graph and torch agree"
-    if task is None:
+    if filled_in is not None:
+        (args.model / TASK_FILE).write_text(filled_in, encoding="utf-8")
+        lines.append(f"{args.model / TASK_FILE} was there already and is kept as it was")
+    elif task is None:
         text = yaml.safe_dump(policy.task.model_dump(mode="json", exclude_unset=True), sort_keys=False)
         (args.model / TASK_FILE).write_text(text, encoding="utf-8")
         lines.append(f"fill in topics, rate and limits of {args.model / TASK_FILE} before a robot runs it")

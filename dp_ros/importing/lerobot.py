@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -68,7 +69,7 @@ def load_lerobot(folder: Path, name: str, rate_hz: float, task: TaskSpec | None 
     read = read_unet(unet, NAMES, int(_get(config, "n_groups", source)), str(folder / "model.safetensors"))
     if task is None:
         observed = {_STREAMS[key]: dim for key, dim in dims.items() if key != "action"}
-        task = derived_task(name, timing, observed, normalization["action"])
+        task = derived_task(name, timing, observed, _limits(stats.get("action", {}), dims["action"], source))
     return assemble(read, task, timing, normalization, sampler, str(folder))
 
 
@@ -130,6 +131,23 @@ def _affine(
     # LeRobot maps a value that never changes to -1.
     scale = np.where(constant, 1.0, 2.0 / np.where(constant, 1.0, b - a))
     return Affine(scale, -1.0 - a * scale)
+
+
+def _limits(
+    stats: Mapping[str, Tensor], dim: int, source: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Range of the actions that were learnt from; three standard deviations where only these are known."""
+    found = {
+        key: stats[key].double().numpy().reshape(-1) for key in ("min", "max", "mean", "std") if key in stats
+    }
+    found = {key: values for key, values in found.items() if values.shape == (dim,)}
+    if {"min", "max"} <= found.keys():
+        return found["min"], found["max"]
+    if {"mean", "std"} <= found.keys():
+        return found["mean"] - 3.0 * found["std"], found["mean"] + 3.0 * found["std"]
+    raise UserError(
+        f"{source}: nothing tells the range of the actions; give a task with their limits, --task FILE"
+    )
 
 
 def _statistics(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

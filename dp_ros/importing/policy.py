@@ -67,6 +67,11 @@ def sampler_of(
     if method == "ddpm" and variance != "fixed_small":
         raise UserError(f"{source}: variance_type: got {variance!r}, supported is 'fixed_small'")
     train_steps = scheduler.get("num_train_timesteps", 1000)
+    if num_inference_steps and train_steps % num_inference_steps:
+        raise UserError(
+            f"{source}: num_inference_steps {num_inference_steps} does not divide num_train_timesteps {train_steps}; "
+            "versions of diffusers space such steps differently, so set a number that does"
+        )
     try:
         return SamplerSpec(
             train_steps=train_steps,
@@ -79,10 +84,15 @@ def sampler_of(
         raise UserError(f"{source}: noise schedule: " + "\n  ".join(explain(error))) from None
 
 
-def derived_task(name: str, timing: Timing, observations: Mapping[str, int], action: Affine) -> TaskSpec:
-    """A task of vectors {stream: number of values}; its topics are to be filled in."""
-    n = len(action.scale)
-    low, high = (np.array(action.range[end]) for end in ("min", "max"))
+def derived_task(
+    name: str,
+    timing: Timing,
+    observations: Mapping[str, int],
+    limits: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> TaskSpec:
+    """A task of vectors {stream: number of values} with these limits of the actions; its topics are to be filled in."""
+    low, high = limits
+    n = len(low)
     return TaskSpec.from_dict(
         {
             "name": name,
@@ -126,7 +136,8 @@ def assemble(
 ) -> Policy:
     """The policy, after checking that weights, task and normalisation fit.
 
-    `normalization` has an entry for each stream, in the order in which the network takes them, and one for `action`.
+    `normalization` has an entry for each stream, in the order in which the network takes them, and one for `action`. A
+    single stream may be several of the task, one after the other.
 
     Raises:
         UserError: saying what does not fit.
@@ -138,6 +149,16 @@ def assemble(
                 f"task {task.name}: {key} is {getattr(task, key)}, {source} has {getattr(timing, key)}"
             )
     dims = {key: spec.dim for key, spec in task.observations.items()}
+    if len(streams) == 1 < len(dims) and sum(dims.values()) == len(normalization[streams[0]].scale):
+        # Theirs is one vector of all that is observed; ours are parts of it in the task's order.
+        ends = np.cumsum(list(dims.values()))[:-1]
+        whole = normalization[streams[0]]
+        parts = zip(np.split(whole.scale, ends), np.split(whole.offset, ends), strict=True)
+        streams = list(dims)
+        normalization = {
+            **{key: Affine(*part) for key, part in zip(streams, parts, strict=True)},
+            "action": normalization["action"],
+        }
     wanted = {key: len(normalization[key].scale) for key in streams}
     if list(dims.values()) != list(wanted.values()):
         raise UserError(f"task {task.name}: observes {dims}, {source} takes, in this order, {wanted}")

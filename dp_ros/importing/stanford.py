@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dp_ros.errors import UserError
@@ -63,7 +65,8 @@ def load_stanford(path: Path, name: str, rate_hz: float, task: TaskSpec | None =
     )
     normalization = {"obs": _affine(state, "obs", path), "action": _affine(state, "action", path)}
     if task is None:
-        task = derived_task(name, timing, {"obs": len(normalization["obs"].scale)}, normalization["action"])
+        limits = _limits(state, normalization["action"])
+        task = derived_task(name, timing, {"obs": len(normalization["obs"].scale)}, limits)
     return assemble(unet, task, timing, normalization, sampler, str(path))
 
 
@@ -76,6 +79,15 @@ def _affine(state: Mapping[str, Tensor], key: str, path: Path) -> Affine:
     if len(scale) != len(offset) or not (scale != 0).all():
         raise UserError(f"{path}: {_NORMALIZER}{key}: expected as many offsets as scales, and no scale of 0")
     return Affine(scale, offset)
+
+
+def _limits(state: Mapping[str, Tensor], action: Affine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Range of the actions that were learnt from: as it was stored, or else what is mapped to -1 and 1."""
+    stored = [state.get(f"{_NORMALIZER}action.input_stats.{end}") for end in ("min", "max")]
+    if any(values is None or values.shape != (len(action.scale),) for values in stored):
+        return np.array(action.range["min"]), np.array(action.range["max"])
+    low, high = (values.double().numpy() for values in stored)  # type: ignore[union-attr]
+    return low, high
 
 
 def _section(config: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:

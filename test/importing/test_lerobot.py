@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from dp_ros.cli.import_model import TASK_FILE
 from dp_ros.cli.main import main
 from dp_ros.errors import UserError
+from dp_ros.importing import lerobot
 from dp_ros.importing.lerobot import load_lerobot
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
@@ -98,7 +99,9 @@ def test_the_imported_folder_draws_what_lerobot_draws_in_both_engines(
         np.testing.assert_allclose(found / HIGH.numpy(), wanted / HIGH, atol=1e-4)
 
 
-def test_the_derived_task_is_refused_until_its_topics_are_filled_in(tmp_path: Path) -> None:
+def test_the_derived_task_is_refused_until_its_topics_are_filled_in(
+    tmp_path: Path, pieces_exported_once: None
+) -> None:
     write(tmp_path / "their")
     assert (
         main(["import", "lerobot", str(tmp_path / "their"), str(tmp_path / "ours"), "--rate-hz", "20"]) == 0
@@ -112,6 +115,19 @@ def test_the_derived_task_is_refused_until_its_topics_are_filled_in(tmp_path: Pa
     load_task(path).require_filled_in()
     assert main(["import", "lerobot", str(tmp_path / "their"), str(tmp_path / "ours")]) == 2
     assert main(["import", "lerobot", str(tmp_path / "their"), str(tmp_path / "ours"), "--force"]) == 0
+    assert "/robot/" in path.read_text(), "what somebody filled in is kept"
+
+
+def test_limits_are_the_range_that_was_learnt_from_whatever_the_normalisation() -> None:
+    stats = {"mean": torch.tensor([1.0, 2.0]), "std": torch.tensor([0.5, 1.0])}
+    low, high = lerobot._limits(stats, 2, "their")
+    assert (low.tolist(), high.tolist()) == ([-0.5, -1.0], [2.5, 5.0])
+    low, high = lerobot._limits(
+        stats | {"min": torch.tensor([0.0, 0.0]), "max": torch.tensor([3.0, 4.0])}, 2, "their"
+    )
+    assert (low.tolist(), high.tolist()) == ([0.0, 0.0], [3.0, 4.0])
+    with pytest.raises(UserError, match="nothing tells the range of the actions; give a task"):
+        lerobot._limits({}, 2, "their")
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,11 @@ SCALES = {"obs": torch.linspace(0.5, 2.0, OBS), "action": torch.tensor([0.01, 0.
 OFFSETS = {"obs": torch.linspace(-1.0, 1.0, OBS), "action": torch.tensor([-2.0, 0.25])}
 
 
-def write(path: Path, wrap: Any = dict, **changes: Any) -> ReferenceUnet:
+def write(
+    path: Path, wrap: Any = dict, scales: Any = SCALES, offsets: Any = OFFSETS, **changes: Any
+) -> ReferenceUnet:
     torch.manual_seed(0)
-    unet = ReferenceUnet(ACTION, 2 * OBS, scaled=True, lerobot=False)
+    unet = ReferenceUnet(ACTION, 2 * len(scales["obs"]), scaled=True, lerobot=False)
     scheduler = {
         "num_train_timesteps": 20,
         "beta_schedule": "squaredcos_cap_v2",
@@ -54,9 +56,9 @@ def write(path: Path, wrap: Any = dict, **changes: Any) -> ReferenceUnet:
     config |= {key: value for key, value in changes.items() if key in config}
     config["policy"] |= {key: value for key, value in changes.items() if key not in config}
     state = {f"model.{key}": value for key, value in unet.state_dict().items()}
-    for key in SCALES:
-        state[f"normalizer.params_dict.{key}.scale"] = SCALES[key]
-        state[f"normalizer.params_dict.{key}.offset"] = OFFSETS[key]
+    for key in scales:
+        state[f"normalizer.params_dict.{key}.scale"] = scales[key]
+        state[f"normalizer.params_dict.{key}.offset"] = offsets[key]
     state["mask_generator._dummy_variable"] = torch.zeros(0)
     payload = {"cfg": wrap(config), "state_dicts": {"ema_model": state}, "pickles": {"epoch": b"not opened"}}
     torch.save(payload, path)
@@ -74,6 +76,27 @@ def test_the_imported_folder_draws_what_the_reference_draws_in_both_engines(tmp_
         found = load_engine(tmp_path / "ours", name).sample({"obs": obs}, noise)
         wanted = (drawn - OFFSETS["action"]) / SCALES["action"]
         np.testing.assert_allclose(found * SCALES["action"].numpy(), wanted * SCALES["action"], atol=1e-4)
+
+
+def test_their_pusht_policy_runs_in_the_simulated_robot(tmp_path: Path) -> None:
+    """What they observe is one vector, keypoints and then the agent, and here two streams."""
+    scales = {"obs": torch.linspace(0.003, 0.005, 20), "action": torch.tensor([0.004, 0.005])}
+    offsets = {"obs": torch.linspace(-1.2, -0.9, 20), "action": torch.tensor([-1.0, -1.1])}
+    sizes = {"horizon": 16, "n_action_steps": 8}
+    unet = write(tmp_path / "a.ckpt", scales=scales, offsets=offsets, **sizes)
+    assert (
+        main(["import", "stanford", str(tmp_path / "a.ckpt"), str(tmp_path / "m"), "--task", "pusht_state"])
+        == 0
+    )
+    draws = np.random.default_rng(2)
+    keypoint, agent = (draws.uniform(50, 450, size=(2, n)).astype(np.float32) for n in (18, 2))
+    noise = sampling_noise(0, 0, (16, ACTION))
+    both = torch.from_numpy(np.concatenate([keypoint, agent], axis=1))
+    observed = (both * scales["obs"] + offsets["obs"]).flatten()[None]
+    drawn = draw(unet, observed, torch.from_numpy(noise)[None], "ddpm", 5, num_train_timesteps=20)[0]
+    found = load_engine(tmp_path / "m", "onnx").sample({"keypoint": keypoint, "agent_pos": agent}, noise)
+    np.testing.assert_allclose(found * scales["action"].numpy() + offsets["action"].numpy(), drawn, atol=1e-4)
+    assert main(["eval", "--model", str(tmp_path / "m"), "--seeds", "0:1", "--processes", "1"]) == 0
 
 
 class _Harmful:
@@ -116,6 +139,7 @@ def test_a_configuration_of_omegaconf_is_read_as_data(
     ("changes", "message"),
     [
         ({"_target_": "other.Policy"}, "_target_: got 'other.Policy'"),
+        ({"num_inference_steps": 6}, "num_inference_steps 6 does not divide num_train_timesteps 20"),
         ({"oa_step_convention": False}, "oa_step_convention: got False, supported is True"),
         ({"obs_as_global_cond": False}, "obs_as_global_cond: got False"),
         ({"horizon": None}, "horizon: got None, expected a whole number"),
