@@ -173,6 +173,8 @@ class Controller:
     @property
     def _expected_ns(self) -> int:
         """How long after its request a chunk is expected to take over."""
+        if self._immediate:
+            return 0  # the clock stands still meanwhile, however long an inference takes
         return max(self._recent_inference_ns, default=0) + self.lead.chunk_ns
 
     def watch_clock(self, now_ns: int, steady_s: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dp_ros.runtime.controller import Controller, InferenceRequest, Stop
+from dp_ros.runtime.execution import Execution
 from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.supervisor import SafetyOptions
 from dp_ros.task import TaskSpec, load_task
@@ -84,6 +85,27 @@ def test_the_noise_of_an_inference_is_told_by_seed_and_steps_since_the_first() -
             )
         loop.advance()
     assert steps == [(7, 0), (7, 8), (7, 16)]
+
+
+def test_in_lockstep_how_long_inferences_take_does_not_tell_in_what_they_are_asked_for() -> None:
+    def prefixes(inference_ns: int) -> list[list[float]]:
+        loop = Loop(execution=Execution("rtc", 4))
+        loop.begin()
+        weights = []
+        for _ in range(12):
+            tick = loop.controller.tick(loop.now_ns)
+            if tick.request is not None:
+                prefix = tick.request.prefix
+                weights.append([] if prefix is None else prefix.weights.tolist())
+                actions = loop.actions(tick.request)
+                loop.controller.accept(tick.request, actions, now_ns=loop.now_ns, inference_ns=inference_ns)
+            loop.advance()
+        return weights
+
+    quick = prefixes(0)
+    assert len(quick) == 3
+    assert quick[1].count(1.0) == 1, "what is executed at the observation is past, everything later can change"
+    assert prefixes(3 * DT) == quick
 
 
 def test_late_actions_are_dropped_and_the_rest_keep_their_time() -> None:

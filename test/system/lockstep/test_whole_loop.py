@@ -14,7 +14,7 @@ pytest.importorskip("rclpy")
 pytest.importorskip("torch")
 
 from dp_ros.data.replay_buffer import ReplayBuffer
-from dp_ros.inference.manifest import load_manifest
+from dp_ros.inference.manifest import ExecutionSpec, load_manifest, write_manifest
 from dp_ros.paths import share_dir
 
 from ..processes_left import processes_left
@@ -56,13 +56,21 @@ def test_what_was_recorded_over_ros_can_be_learnt_from_and_run_over_ros(
     assert manifest.provenance.data_digest == recorded.digest()
     assert manifest.provenance.n_episodes == 2
 
+    equal_in_process_and_over_ros(model, tmp_path / "replace")
+    execution = ExecutionSpec(mode="rtc", infer_every=4)
+    write_manifest(model, manifest.model_copy(update={"execution": execution}))
+    equal_in_process_and_over_ros(model, tmp_path / "rtc")
+    assert processes_left(ros_domain) == []
+
+
+def equal_in_process_and_over_ros(model: Path, folder: Path) -> None:
     results = []
+    folder.mkdir()
     for name, options in (("process", []), ("ros", ["--ros"])):
-        report = tmp_path / f"{name}.json"
+        report = folder / f"{name}.json"
         dp_ros("eval", "--model", model, "--seeds", "100000:100001", "--json", report, *options)
         results.append(json.loads(report.read_text()))
     in_process, over_ros = results
     assert over_ros["episodes"] == in_process["episodes"], "lockstep gives the very same episodes"
     assert over_ros["mean_score"] == in_process["mean_score"]
     assert set(over_ros["inference_ms"]) == {"p50", "p99"}
-    assert processes_left(ros_domain) == []
