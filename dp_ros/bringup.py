@@ -91,7 +91,7 @@ def pusht_demo(
     *,
     task: str = "pusht_state",
     model: str = "pusht_state",
-    engine: str = "onnx",
+    engine: str = "auto",
     lockstep: bool = True,
     seed: int = 100000,
     image_size_px: int = 96,

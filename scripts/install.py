@@ -27,6 +27,7 @@ STAMP = VENV / "dp_ros_setup.json"
 REQUIREMENTS = ROOT / "requirements"
 LEVELS = {"run": ["run"], "dev": ["run", "train", "dev"]}
 CMAKE_SOURCES = ["CMakeLists.txt", "package.xml", "scripts/node.in", "scripts/dp-ros"]
+CMAKE_SOURCES += ["dp_ros/inference/native/unet1d.cpp"]
 
 
 class SetupError(Exception):
@@ -231,7 +232,7 @@ def rewrite_wheel_paths() -> int:
 
 
 def build(ros_prefix: Path | None, done: dict[str, str]) -> None:
-    """Build the interfaces with colcon into `.ros/install`, the Python sources as links."""
+    """Build interfaces and compiled code with colcon into `.ros/install`, the Python sources as links."""
     interfaces = sorted(p for kind in ("msg", "srv", "action") for p in (ROOT / kind).glob(f"*.{kind}"))
     patterns = ("dp_ros/nodes/*_node.py", "launch/*", "config/**/*", "models/*/*")  # installed as links
     linked = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
@@ -240,7 +241,7 @@ def build(ros_prefix: Path | None, done: dict[str, str]) -> None:
     wanted = digest(*inputs, *linked, packages)
     if done.get("build") == wanted and (BUILT / "install/setup.bash").exists():
         return
-    say(f"building {len(interfaces)} interfaces with colcon (about a minute)")
+    say(f"building {len(interfaces)} interfaces and the inference library with colcon (about a minute)")
     command: list[str | Path] = [VENV / "bin/colcon", "--log-base", BUILT / "log", "build", "--merge-install"]
     command += ["--symlink-install", "--base-paths", ROOT, "--packages-select", "dp_ros"]
     command += ["--build-base", BUILT / "build", "--install-base", BUILT / "install"]

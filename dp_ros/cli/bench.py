@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model folder, or the name of one that comes along (pusht_state)",
     )
     parser.add_argument(
-        "--engine", choices=ENGINES, default="auto", help="default auto: onnx if it can be used"
+        "--engine", choices=ENGINES, default="auto", help="default auto: native if it can be used, else onnx"
     )
     parser.add_argument(
         "--only",

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=1, help="episodes a seed, each with other sampling noise"
     )
     parser.add_argument(
-        "--engine", choices=ENGINES, default="auto", help="default auto: onnx if it can be used"
+        "--engine", choices=ENGINES, default="auto", help="default auto: native if it can be used, else onnx"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of an inference")
     where = parser.add_mutually_exclusive_group()

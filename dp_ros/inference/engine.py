@@ -1,7 +1,8 @@
 """The engine: observations in, action chunks out.
 
-ONNX Runtime and torch both take and give robot units, and check what goes in and what comes out. Easy to get wrong:
-`sample` is a pure function of observation, noise and prefix; whoever wants another draw brings other noise.
+Compiled code, ONNX Runtime and torch all take and give robot units, and check what goes in and what comes out. Easy
+to get wrong: `sample` is a pure function of observation, noise and prefix; whoever wants another draw brings other
+noise.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """`onnx` or `torch`."""
+        """`native`, `onnx` or `torch`."""
 
     @property
     def manifest(self) -> Manifest:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from dp_ros.errors import UserError
 from dp_ros.inference.direct_graph import direct_inputs, write_direct_graph
-from dp_ros.inference.graph import write_graph
+from dp_ros.inference.graph import write_encoder, write_graph
 from dp_ros.inference.manifest import (
     MANIFEST_FILE,
     ONNX_FILE,
@@ -33,12 +33,14 @@ from dp_ros.inference.manifest import (
     Provenance,
     ScoreSummary,
     TensorSpec,
+    encoder_file,
     file_spec,
     write_manifest,
 )
 from dp_ros.inference.onnx import OnnxEngine
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.policies.baselines.state_policy import StatePolicy
+from dp_ros.policies.diffusion import DiffusionPolicy
 from dp_ros.policies.policy import Policy
 from dp_ros.runtime.prefix import Prefix
 from dp_ros.task import ObservationSpec
@@ -80,6 +82,7 @@ def export_policy(
         weights = {key: value.contiguous() for key, value in policy.state_dict().items()}
         save_file(weights, draft / WEIGHTS_FILE)
         (draft / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
+        encoders = _write_encoders(policy, draft)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             name=folder.name,
@@ -91,7 +94,9 @@ def export_policy(
             network=policy.network,
             sampler=policy.sampler,
             files={
-                name: file_spec(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE) if (draft / name).exists()
+                name: file_spec(draft / name)
+                for name in (ONNX_FILE, WEIGHTS_FILE, *encoders)
+                if (draft / name).exists()
             },
             provenance=provenance,
             scores=list(scores),
@@ -162,6 +167,16 @@ def _write_graph(policy: Policy, path: Path) -> dict[str, TensorSpec]:
     if not isinstance(policy, StatePolicy):
         return write_graph(policy, path)  # type: ignore[arg-type]
     return write_direct_graph(policy, path) if policy.has_graph else direct_inputs(policy)
+
+
+def _write_encoders(policy: Policy, folder: Path) -> list[str]:
+    """Write a graph for each camera of a diffusion policy; the names of their files."""
+    if not isinstance(policy, DiffusionPolicy) or policy.vision is None:
+        return []
+    names = {camera: encoder_file(camera) for camera in policy.vision.cameras}
+    for camera, name in names.items():
+        write_encoder(policy, camera, folder / name)
+    return list(names.values())
 
 
 def _action_shape(policy: Policy) -> tuple[int, ...]:

@@ -163,6 +163,30 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     return inputs
 
 
+class _OnePicture(nn.Module):
+    """A picture (1, height, width, channels) uint8 of one camera to features (1, F)."""
+
+    def __init__(self, policy: DiffusionPolicy, camera: str) -> None:
+        super().__init__()
+        self.policy, self.camera = policy, camera
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """See the class."""
+        assert self.policy.vision is not None
+        features: Tensor = self.policy.vision(self.camera, picture.unsqueeze(0))
+        return features.squeeze(0)
+
+
+def write_encoder(policy: DiffusionPolicy, camera: str, path: Path) -> None:
+    """Write the graph that `encoder_file` describes."""
+    shape = (1, *policy.task.observations[camera].shape)
+    graph = exported_graph(_OnePicture(policy, camera), {"picture": shape}, ["features"], ["picture"])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="dp_ros")
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
 def _tempered(graph: _Graph, noise: str, temperature: float) -> str:
     """Name of the input `noise` once it is scaled."""
     if temperature == 1.0:

@@ -1,4 +1,4 @@
-"""A model folder in, an engine out: picks ONNX Runtime or torch, and says why.
+"""A model folder in, an engine out: picks compiled code, ONNX Runtime or torch, and says why.
 
 A warm-up call is made while loading, because the first call of either engine is many times slower than the second.
 Easy to get wrong: the libraries are imported only when their engine is chosen, so a robot needs no torch.
@@ -16,7 +16,7 @@ from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, Manifes
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "onnx", "torch")
+ENGINES = ("auto", "native", "onnx", "torch")
 
 
 def load_engine(
@@ -29,9 +29,10 @@ def load_engine(
 
     Args:
         folder: the model folder.
-        engine: `onnx`, `torch`, or `auto`: ONNX Runtime where it is installed and the folder has a graph.
+        engine: `native`, `onnx`, `torch`, or `auto`: compiled code where it suits model and machine, else ONNX
+            Runtime where it is installed and the folder has a graph.
         threads: CPU threads of one inference.
-        num_inference_steps: denoising steps; only the torch engine can take another number than the manifest says.
+        num_inference_steps: denoising steps; the onnx engine cannot take another number than the manifest says.
 
     Raises:
         UserError: if the folder cannot be used, or the engine cannot do what was asked.
@@ -51,7 +52,12 @@ def load_engine(
         )
     chosen = choose_engine(manifest, engine, num_inference_steps)
     loaded: CheckedEngine
-    if chosen == "onnx":
+    if chosen == "native":
+        _require(folder, manifest, WEIGHTS_FILE, "native")
+        from dp_ros.inference.native.engine import NativeEngine
+
+        loaded = NativeEngine(folder, manifest, threads, num_inference_steps)
+    elif chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
         from dp_ros.inference.onnx import OnnxEngine
 
@@ -75,6 +81,11 @@ def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps:
     """The engine that `load_engine` would take: `engine` itself unless it is `auto`. Logs why."""
     if engine != "auto":
         return engine
+    reason = "the model has no weights" if WEIGHTS_FILE not in manifest.files else _why_not_native(manifest)
+    if not reason:
+        log.info("engine native: a U-Net, and a processor that the compiled code is made for")
+        return "native"
+    log.info("not engine native: %s", reason)
     if ONNX_FILE not in manifest.files:
         log.info("engine torch: the model has no %s", ONNX_FILE)
         return "torch"
@@ -86,6 +97,14 @@ def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps:
         return "torch"
     log.info("engine onnx: onnxruntime is installed and the model has %s", ONNX_FILE)
     return "onnx"
+
+
+def _why_not_native(manifest: Manifest) -> str:
+    if importlib.util.find_spec("safetensors") is None:
+        return "safetensors is not installed"
+    from dp_ros.inference.native.engine import why_not
+
+    return why_not(manifest)
 
 
 def _require(folder: Path, manifest: Manifest, file: str, engine: str) -> None:

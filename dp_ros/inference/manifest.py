@@ -36,6 +36,11 @@ STEP_NOISE_INPUT = "step_noise"
 PrefixKind = Literal["none", "guided", "trained"]
 
 
+def encoder_file(camera: str) -> str:
+    """Graph that encodes one picture (1, height, width, channels) of a camera, `picture`, as `features` (1, F)."""
+    return f"encoder_{camera}.onnx"
+
+
 class ManifestError(UserError):
     """A model folder that cannot be used; the message names the folder, the key and what to do."""
 

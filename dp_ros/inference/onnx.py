@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dp_ros.errors import UserError
+from dp_ros.inference.encoder import quiet_options
 from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.manifest import (
     ONNX_FILE,
@@ -55,14 +56,9 @@ class OnnxEngine(CheckedEngine):
                 f"{steps} steps built in; leave it out, use engine torch, or export with another number"
             )
         path = verify_file(folder, manifest, ONNX_FILE)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), quiet_options(threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise ManifestError(f"{path}: ONNX Runtime cannot load it: {error}") from error

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-#: A dimension whose values differ by less than this share of their size counts as constant.
-RELATIVE_RANGE = 1e-4
+from dp_ros.inference.ranges import scale_and_offset
 
 Statistics = Mapping[str, Mapping[str, list[float]]]
 
@@ -36,14 +35,9 @@ class MinMaxNormalizer(nn.Module):
 
     def __init__(self, low: list[float], high: list[float]) -> None:
         super().__init__()
-        # In float64, because scale and offset are rounded once and then used both ways.
-        lo, hi = np.asarray(low, np.float64), np.asarray(high, np.float64)
-        size = np.maximum(np.maximum(np.abs(lo), np.abs(hi)), RELATIVE_RANGE)
-        constant = hi - lo < RELATIVE_RANGE * size
-        scale = np.where(constant, 1.0, 2.0 / np.where(constant, 1.0, hi - lo))
-        offset = -(lo + hi) / 2 * scale
-        self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32)), persistent=False)
-        self.register_buffer("offset", torch.from_numpy(offset.astype(np.float32)), persistent=False)
+        scale, offset = scale_and_offset(low, high)
+        self.register_buffer("scale", torch.from_numpy(scale), persistent=False)
+        self.register_buffer("offset", torch.from_numpy(offset), persistent=False)
 
     scale: Tensor
     offset: Tensor

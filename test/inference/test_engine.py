@@ -29,7 +29,7 @@ def observation(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-@pytest.fixture(scope="module", params=["onnx", "torch"])
+@pytest.fixture(scope="module", params=["native", "onnx", "torch"])
 def engine(request: pytest.FixtureRequest, exported: Path) -> Engine:
     return load_engine(exported, request.param)
 
@@ -186,21 +186,28 @@ def rehash(folder: Path, name: str) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_torch_takes_another_number_of_steps_and_onnx_says_why_not(exported: Path) -> None:
-    many = load_engine(exported, "torch", num_inference_steps=25)
-    assert not np.array_equal(
-        many.sample(observation(), NOISE), load_engine(exported, "torch").sample(observation(), NOISE)
-    )
+def test_native_and_torch_take_another_number_of_steps_and_onnx_says_why_not(exported: Path) -> None:
+    native, torch = (load_engine(exported, name, num_inference_steps=25) for name in ("native", "torch"))
+    many = torch.sample(observation(), NOISE)
+    assert not np.array_equal(many, load_engine(exported, "torch").sample(observation(), NOISE))
+    assert np.abs(native.sample(observation(), NOISE) - many).max() / 500 < 1e-4
     with pytest.raises(UserError, match="got 25, but the graph of small-.* has 10 steps built in"):
         load_engine(exported, "onnx", num_inference_steps=25)
     assert load_engine(exported, "onnx", num_inference_steps=10).name == "onnx"
 
 
-def test_auto_takes_onnx_where_it_can_and_says_why(
+def test_auto_takes_compiled_code_where_it_can_and_says_why(
     exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dp_ros")
+    assert load_engine(exported).name == "native"
+    assert load_engine(exported, num_inference_steps=4).name == "native"
+    assert "engine native: a U-Net, and a processor" in caplog.text
+    monkeypatch.setattr("dp_ros.inference.native.engine.why_not", lambda manifest: "it is Monday")
     assert load_engine(exported).name == "onnx"
+    assert "not engine native: it is Monday" in caplog.text
+    with pytest.raises(UserError, match="engine native: it is Monday; use engine auto"):
+        load_engine(exported, "native")
     assert "engine onnx: onnxruntime is installed" in caplog.text
     assert load_engine(exported, num_inference_steps=4).name == "torch"
     assert "the graph has another number of denoising steps than 4" in caplog.text
@@ -215,7 +222,7 @@ def test_auto_takes_onnx_where_it_can_and_says_why(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tensorrt"}, "engine: got 'tensorrt', expected one of auto, onnx, torch"),
+        ({"engine": "tensorrt"}, "engine: got 'tensorrt', expected one of auto, native, onnx, torch"),
         ({"threads": 0}, "threads: got 0"),
         ({"num_inference_steps": 0}, "num_inference_steps: got 0, expected 1 to 100"),
         ({"num_inference_steps": 101}, "num_inference_steps: got 101, expected 1 to 100"),
@@ -230,7 +237,7 @@ def test_an_engine_without_its_file_is_refused(model: Path) -> None:
     manifest = json.loads((model / "manifest.json").read_text())
     del manifest["files"]["policy.onnx"]
     (model / "manifest.json").write_text(json.dumps(manifest))
-    assert load_engine(model).name == "torch"
+    assert load_engine(model).name == "native"
     with pytest.raises(ManifestError, match="engine onnx needs policy.onnx"):
         load_engine(model, "onnx")
 
@@ -242,19 +249,20 @@ def test_a_graph_that_is_none_is_refused(model: Path) -> None:
         load_engine(model, "onnx")
 
 
-def test_weights_of_another_network_are_refused(model: Path) -> None:
+@pytest.mark.parametrize("name", ["native", "torch"])
+def test_weights_of_another_network_are_refused(model: Path, name: str) -> None:
     manifest = json.loads((model / "manifest.json").read_text())
     manifest["network"]["widths"] = [8, 24]
     (model / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ManifestError, match="does not fit the network of the manifest"):
-        load_engine(model, "torch")
+        load_engine(model, name)
 
 
-def test_the_onnx_engine_needs_neither_torch_nor_ros(exported: Path) -> None:
+def test_running_a_model_needs_neither_torch_nor_ros(exported: Path) -> None:
     """A robot installs 200 MB and not 5 GB."""
     program = f"""
 import sys
-for name in ("torch", "diffusers", "safetensors", "onnx", "rclpy"):
+for name in ("torch", "diffusers", "onnx", "rclpy"):
     sys.modules[name] = None
 import numpy as np
 from dp_ros.inference.load import load_engine

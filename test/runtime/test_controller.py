@@ -104,7 +104,9 @@ def test_in_lockstep_how_long_inferences_take_does_not_tell_in_what_they_are_ask
 
     quick = prefixes(0)
     assert len(quick) == 3
-    assert quick[1].count(1.0) == 1, "what is executed at the observation is past, everything later can change"
+    assert quick[1].count(1.0) == 1, (
+        "what is executed at the observation is past, everything later can change"
+    )
     assert prefixes(3 * DT) == quick
 
 

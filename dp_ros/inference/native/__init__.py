@@ -1,0 +1,1 @@
+"""Inference in compiled code, for the networks that robots run most."""

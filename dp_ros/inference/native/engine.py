@@ -1,0 +1,324 @@
+"""Engine in compiled code: the U-Net and its denoising loop, made for the CPU and for one chunk at a time.
+
+Many times as fast as eager torch, because with batch 1 most of the time goes into calling small operators and
+into convolutions over 4 to 16 steps that no library is made for. ONNX Runtime encodes pictures, each once. Easy to get
+wrong: the arithmetic is that of `policies/unet1d.py` and of `policies/diffusion.py` written a third time, beside torch
+and the ONNX graph; tests hold all of them against diffusers. The call releases the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from dp_ros.errors import UserError
+from dp_ros.inference.engine import CheckedEngine, EngineError
+from dp_ros.inference.manifest import (
+    WEIGHTS_FILE,
+    Manifest,
+    ManifestError,
+    NetworkSpec,
+    encoder_file,
+    verify_file,
+)
+from dp_ros.inference.native.layout import KERNEL_SIZES, Convolution, UnetLayout
+from dp_ros.inference.ranges import scale_and_offset
+from dp_ros.inference.sampler import denoising_steps, step_noise
+from dp_ros.policies.specs import UnetSpec, conditioning_of
+from dp_ros.runtime.prefix import Prefix
+from dp_ros.task import TaskSpec
+
+if TYPE_CHECKING:
+    from dp_ros.inference.encoder import PictureEncoders
+
+LIBRARY = "libdp_ros_unet1d.so"
+_NEEDED_FLAGS = {"avx2", "fma"}
+Floats = NDArray[np.float32]
+
+
+class NativeEngine(CheckedEngine):
+    """Runs a diffusion U-Net from a model folder's weights.
+
+    Args:
+        folder: the model folder.
+        manifest: its manifest.
+        threads: CPU threads of one inference.
+        num_inference_steps: denoising steps; None for what the manifest says.
+
+    Raises:
+        UserError: if it cannot run here (`why_not`), or the weights are not those of the manifest's network.
+    """
+
+    name = "native"
+    batches = True
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int = 1, num_inference_steps: int | None = None
+    ) -> None:
+        super().__init__(manifest, manifest.task_spec(str(folder)))
+        reason = why_not(manifest)
+        if reason:
+            raise UserError(f"engine native: {reason}; use engine auto")
+        network = manifest.network
+        assert isinstance(network, NetworkSpec | UnetSpec)
+        path = verify_file(folder, manifest, WEIGHTS_FILE)
+        try:
+            stored = load_file(path)
+            weights = {key.removeprefix("unet."): value for key, value in stored.items()}
+            self._layout = layout = UnetLayout(
+                weights,
+                rows=self.task.horizon,
+                action_dim=self.task.action.dim,
+                kernel_size=network.kernel_size,
+                groups=network.groups,
+                mask=network.prefix_steps > 0,
+            )
+            if layout.widths != network.widths:
+                raise ValueError(f"widths are {layout.widths}, the manifest says {network.widths}")
+            film = weights["film.weight"], weights["film.bias"]
+            embedded = _step_embedding(weights, network.step_dim)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ManifestError(f"{path}: does not fit the network of the manifest: {error!r}") from error
+        steps = denoising_steps(manifest.sampler, num_inference_steps)
+        self._n_steps = len(steps)
+        self._coefficients = np.array([step[1:] for step in steps], np.float32)
+        self._noise_shares = np.array([step.noise_share for step in steps], np.float32)
+        levels = np.array([step.level for step in steps])
+        self._step_films = _mish(embedded(levels)) @ film[0][:, : network.step_dim].T + film[1]
+        self._observation_film = np.ascontiguousarray(film[0][:, network.step_dim :].T)  # (O, F)
+        self._ranges = {
+            key: scale_and_offset(found["min"], found["max"]) for key, found in manifest.normalization.items()
+        }
+        longest = self.task.n_obs_steps - 1 + network.prefix_steps if network.prefix_steps else 0
+        self._can_be_known = np.arange(self.task.horizon) < longest
+        self._encoders = _encoders(folder, manifest, self.task, threads)
+        self._network = _Network(layout, manifest.sampler.clip_sample, threads)
+
+    def sample_batch(
+        self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None = None
+    ) -> Floats:
+        """See `Engine.sample_batch`."""
+        actions = self._draw({key: np.asarray(value) for key, value in observation.items()}, noise, prefix)
+        if not np.isfinite(actions).all():
+            raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
+        return actions
+
+    @property
+    def pictures_encoded(self) -> int:
+        """How many there were so far; one that was seen before is not encoded again."""
+        return 0 if self._encoders is None else self._encoders.encoded
+
+    def _compute(self, observation: dict[str, NDArray[Any]], noise: Floats, prefix: Prefix | None) -> Floats:
+        given = None if prefix is None else Prefix(prefix.actions[None], prefix.weights[None])
+        return self._draw({key: value[None] for key, value in observation.items()}, noise[None], given)[0]
+
+    def _draw(self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None) -> Floats:
+        """Actions (B, horizon, dim) in robot units, for B of everything."""
+        # Row by row: a product of matrices would round a row by how many others there are.
+        films = np.stack([row @ self._observation_film for row in _mish(self._encode(observation))])
+        sampler = self.manifest.sampler
+        fresh = None
+        if sampler.method == "ddpm":
+            drawn = [step_noise(each, self._n_steps) for each in noise]
+            fresh = np.stack(drawn, axis=1) * np.float32(sampler.temperature)
+        scale, offset = self._ranges["action"]
+        planned = gains = known = None
+        if prefix is not None:
+            planned = prefix.actions * scale + offset
+            share, weights = self._noise_shares[:, None, None], prefix.weights[None]
+            gains = weights * share / (weights * share + (1 - weights))
+            known = ((prefix.weights >= 1) & self._can_be_known).astype(np.float32)
+        actions = self._network.draw(
+            noise * np.float32(sampler.temperature),
+            films,
+            self._step_films,
+            self._coefficients,
+            fresh=fresh,
+            planned=planned,
+            gains=gains,
+            known=known,
+        )
+        actions = (actions - offset) / scale
+        if prefix is None:
+            return actions
+        return np.where(prefix.weights[..., None] >= 1, prefix.actions, actions)
+
+    def _encode(self, observation: Mapping[str, NDArray[Any]]) -> Floats:
+        """Normalised (B, O)."""
+        parts = []
+        for key, spec in self.task.observations.items():
+            seen = observation[key]
+            if spec.is_image:
+                assert self._encoders is not None
+                parts.append(self._encoders.encode(key, seen))
+                continue
+            scale, offset = self._ranges[key]
+            parts.append(seen.reshape(*seen.shape[:2], -1) * scale + offset)
+        joined = np.concatenate(parts, axis=-1)  # (B, n_obs_steps, D)
+        return joined.reshape(len(joined), -1)
+
+
+class _Network:
+    """A network in the library's memory.
+
+    Args:
+        layout: the network.
+        clip: whether estimates of the clean actions are clipped to [-1, 1].
+        threads: CPU threads.
+    """
+
+    def __init__(self, layout: UnetLayout, clip: bool, threads: int) -> None:
+        self._library, self._film = library(), layout.film
+        operations = (Convolution * len(layout.operations))(*layout.operations)
+        x, out = layout.input, layout.output
+        mask = x.channels - out.channels
+        self._handle = self._library.dp_unet1d_create(
+            *(operations, len(operations), _pointer(layout.parameters), layout.parameters.size),
+            *(layout.sample_floats, layout.film, x.rows, out.channels, mask),
+            *(x.at, x.stride, out.at, out.stride, int(clip), threads),
+        )
+        if not self._handle:
+            raise UserError(f"engine native: no memory or no thread for the model ({threads} threads)")
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.dp_unet1d_destroy(self._handle)
+
+    def draw(
+        self,
+        noise: Floats,
+        films: Floats,
+        step_films: Floats,
+        coefficients: Floats,
+        *,
+        fresh: Floats | None,
+        planned: Floats | None,
+        gains: Floats | None,
+        known: Floats | None,
+    ) -> Floats:
+        """Normalised actions (B, T, A).
+
+        Args:
+            noise: (B, T, A).
+            films: (B, F), the observation's part of the condition.
+            step_films: (K, F), that of the noise levels.
+            coefficients: (K, 10), of a `DenoisingStep` without its level.
+            fresh: (K, B, T, A) noise that steps add, for DDPM.
+            planned: (B, T, A) normalised actions of a prefix; None: there is none.
+            gains: (K, B, T) how far each step is led towards them.
+            known: (B, T) which of them the network is given.
+        """
+        shape = noise.shape
+        assert films.shape == (len(noise), self._film)
+        arrays = [noise, fresh, films, step_films, coefficients, planned, gains, known]
+        whole = [None if each is None else np.ascontiguousarray(each, np.float32) for each in arrays]
+        actions = np.empty(shape, np.float32)
+        pointers = [None if each is None else _pointer(each) for each in whole]
+        if self._library.dp_unet1d_draw(
+            self._handle, len(noise), len(step_films), *pointers, _pointer(actions)
+        ):
+            raise MemoryError("engine native: out of memory")
+        return actions
+
+
+def why_not(manifest: Manifest) -> str:
+    """Why a model cannot be run here; empty if it can."""
+    network = manifest.network
+    if not isinstance(network, NetworkSpec | UnetSpec):
+        return f"it is made for U-Nets, the model's network is {network.kind}"
+    if conditioning_of(network) != "global":
+        return f"it is made for conditioning global, the model's is {conditioning_of(network)}"
+    if network.kernel_size not in KERNEL_SIZES:
+        return f"kernel_size is {network.kernel_size}, it is made for {', '.join(map(str, KERNEL_SIZES))}"
+    if getattr(network, "vision", None) is not None:
+        cameras = [key for key, spec in manifest.task_spec().observations.items() if spec.is_image]
+        absent = [name for name in map(encoder_file, cameras) if name not in manifest.files]
+        if absent:
+            return f"the model has no {', '.join(absent)}; export it again"
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "onnxruntime, which encodes pictures, is not installed"
+    return _why_no_library()
+
+
+@functools.cache
+def _why_no_library() -> str:
+    if platform.machine() in ("x86_64", "AMD64") and not cpu_flags() >= _NEEDED_FLAGS:
+        return f"the processor has no {' and '.join(sorted(_NEEDED_FLAGS - cpu_flags()))}"
+    try:
+        library()
+    except OSError as error:
+        return f"{LIBRARY} is not there; build the package ({error})"
+    return ""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled code, which CMakeLists.txt builds; raises OSError where it is not found."""
+    prefixes = [
+        Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix
+    ]
+    installed = [prefix / "lib" / LIBRARY for prefix in prefixes]
+    loaded = ctypes.CDLL(str(next((path for path in installed if path.is_file()), LIBRARY)))
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    loaded.dp_unet1d_create.restype = pointer
+    loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, number, *[ctypes.c_int] * 4]
+    loaded.dp_unet1d_create.argtypes += [number] * 4 + [ctypes.c_int] * 2
+    loaded.dp_unet1d_destroy.argtypes = [pointer]
+    loaded.dp_unet1d_draw.argtypes = [pointer, ctypes.c_int, ctypes.c_int, *[pointer] * 9]
+    return loaded
+
+
+def cpu_flags() -> set[str]:
+    """What the processor can do, as Linux names it; empty where that is not said."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+
+
+def _encoders(folder: Path, manifest: Manifest, task: TaskSpec, threads: int) -> PictureEncoders | None:
+    """Those of the model's cameras, None if it has none."""
+    cameras = {key: spec for key, spec in task.observations.items() if spec.is_image}
+    if not cameras:
+        return None
+    from dp_ros.inference.encoder import PictureEncoders
+
+    return PictureEncoders(folder, manifest, cameras, task.n_obs_steps, threads)
+
+
+def _pointer(array: Floats) -> int:
+    return array.ctypes.data
+
+
+def _mish(x: Floats) -> Floats:
+    e = np.exp(np.minimum(x, np.float32(20)))
+    q = e * (e + 2)
+    return np.asarray(x * (q / (q + 2)), np.float32)
+
+
+def _step_embedding(weights: dict[str, Floats], dim: int) -> Callable[[NDArray[np.integer]], Floats]:
+    """Levels (K,) to embeddings (K, dim), as `ConditionalUnet1d.step_embedding`."""
+    half = dim // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-(math.log(10000.0) / (half - 1))))
+    w1, b1 = weights["step_embedding.1.weight"], weights["step_embedding.1.bias"]
+    w2, b2 = weights["step_embedding.3.weight"], weights["step_embedding.3.bias"]
+
+    def embed(levels: NDArray[np.integer]) -> Floats:
+        angles = levels[:, None].astype(np.float32) * frequencies
+        waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        return np.asarray(_mish(waves @ w1.T + b1) @ w2.T + b2, np.float32)
+
+    return embed

@@ -1,0 +1,484 @@
+// The denoising loop of a diffusion policy on a CPU: a 1-D U-Net as a list of convolutions, run for every noise level.
+//
+// `dp_ros/inference/native/engine.py` lays the network out as that list; this file knows no U-Net. A convolution takes
+// rows (time) of channels and writes rows, and does to its result, while it is in the cache, all that comes before the
+// next convolution: bias, group norm, mish, modulation (FiLM), what is added. Weights lie in blocks of 16 outputs,
+//
+//     weights[cout / 16][cin][tap][16]
+//
+// so that a block is read once, front to back, while 4 rows x 16 outputs stay in registers; chunks of a block that fit
+// into the first-level cache serve all rows of all samples before the next chunk is read. Every view of rows has rows of
+// zeros before and behind it where taps reach beyond the sequence.
+//
+// Threads share the outputs of a convolution, whole groups of the norm each, and wait for one another after it. What a
+// number is does not depend on threads or on what else is in the batch. Written from the definition of the network in
+// dp_ros/policies/unet1d.py (Chi et al., 2023, arXiv 2303.04137), which tests hold it against.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <sched.h>
+
+namespace {
+
+typedef float Floats __attribute__((vector_size(32)));            // 8 values
+typedef float LooseFloats __attribute__((vector_size(32), aligned(4)));  // the same, anywhere in memory
+typedef int32_t Ints __attribute__((vector_size(32)));
+
+constexpr int LANES = 8;
+constexpr int BLOCK = 2 * LANES;      // outputs that a kernel computes at a time
+constexpr int CHUNK_BYTES = 16384;    // of weights that are kept in the first-level cache
+constexpr int COEFFICIENTS = 10;      // of a denoising step, `DenoisingStep` without its level
+constexpr float MISH_IS_LINEAR = 20.0f;
+
+inline Floats load(const float *from) { return *reinterpret_cast<const LooseFloats *>(from); }
+inline void store(float *to, Floats value) { *reinterpret_cast<LooseFloats *>(to) = value; }
+inline Floats all(float value) { return value - Floats{}; }
+
+// exp of values up to about 80: 2^n times a polynomial of the rest (coefficients of the Cephes library's expf).
+inline Floats exponential(Floats x) {
+  x = x < all(-87.0f) ? all(-87.0f) : x;
+  const Floats shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
+  const Floats n = shifted - 12582912.0f;
+  const Floats r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Floats p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return p * (Floats)power;  // the same bits
+}
+
+// z tanh(log(1 + exp z)); with e = exp z, the tanh is e (e + 2) / (e (e + 2) + 2).
+inline Floats mish(Floats z) {
+  const Floats capped = z > all(MISH_IS_LINEAR) ? all(MISH_IS_LINEAR) : z;
+  const Floats e = exponential(capped);
+  const Floats q = e * (e + 2.0f);
+  return z * (q / (q + 2.0f));
+}
+
+}  // namespace
+
+extern "C" {
+
+// One convolution. Offsets count floats: views in the samples' memory, parameters in that of the network; -1: none.
+struct DpConvolution {
+  int64_t input, input_stride;    // first row, which may be the first of the zeros; floats from row to row
+  int64_t output, output_stride;
+  int64_t weights, bias;
+  int64_t gamma, beta;            // of the group norm
+  int64_t film;                   // in a condition: cout scales, then cout shifts
+  int64_t added, added_stride;    // rows to add, or to add a pointwise convolution of
+  int64_t added_weights, added_bias;
+  int32_t cin, cout, taps, step;  // step: input rows from output row to output row
+  int32_t rows;                   // written
+  int32_t groups;                 // of the group norm; 0: neither norm nor mish
+  int32_t added_cin;
+  int32_t borders;                // whether taps reach beyond the sequence, taps / 2 rows on each side
+  int32_t joins;                  // whether the next one may begin before this one is finished
+};
+
+}
+
+namespace {
+
+// Adds the products of `n` inputs to ROWS x 16 sums. FIRST and LAST: these rows begin or end the sequence, and taps that
+// fall on the zeros around it are left out.
+template <int TAPS, int STEP, int ROWS, bool FIRST, bool LAST>
+inline void multiply(const float *x, int64_t stride, const float *w, int n, float *sums, int64_t sums_stride) {
+  constexpr int SEEN = (ROWS - 1) * STEP + TAPS, HALF = TAPS / 2;
+  const float *row[SEEN];
+  for (int r = 0; r < SEEN; ++r) row[r] = x + r * stride;
+  Floats sum[ROWS][2];
+#pragma GCC unroll 4
+  for (int t = 0; t < ROWS; ++t) {
+    sum[t][0] = load(sums + t * sums_stride);
+    sum[t][1] = load(sums + t * sums_stride + LANES);
+  }
+  for (int c = 0; c < n; ++c, w += TAPS * BLOCK) {
+#pragma GCC unroll 8
+    for (int k = 0; k < TAPS; ++k) {
+      const Floats w0 = load(w + k * BLOCK), w1 = load(w + k * BLOCK + LANES);
+#pragma GCC unroll 4
+      for (int t = 0; t < ROWS; ++t) {
+        if ((FIRST && t + k < HALF) || (LAST && t + k >= ROWS + HALF)) continue;
+        const Floats value = all(row[t * STEP + k][c]);
+        sum[t][0] += w0 * value;
+        sum[t][1] += w1 * value;
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < ROWS; ++t) {
+    store(sums + t * sums_stride, sum[t][0]);
+    store(sums + t * sums_stride + LANES, sum[t][1]);
+  }
+}
+
+template <int TAPS, int STEP, int ROWS>
+inline void multiply_at(bool first, bool last, const float *x, int64_t stride, const float *w, int n, float *sums,
+                        int64_t sums_stride) {
+  if constexpr (TAPS > 1 && STEP == 1) {
+    if (first && last) return multiply<TAPS, STEP, ROWS, true, true>(x, stride, w, n, sums, sums_stride);
+    if (first) return multiply<TAPS, STEP, ROWS, true, false>(x, stride, w, n, sums, sums_stride);
+    if (last) return multiply<TAPS, STEP, ROWS, false, true>(x, stride, w, n, sums, sums_stride);
+  }
+  multiply<TAPS, STEP, ROWS, false, false>(x, stride, w, n, sums, sums_stride);
+}
+
+struct Span {  // rows of one view for all samples
+  const float *first;
+  int64_t stride, sample;
+};
+
+// Adds a convolution of all rows of all samples to `sums` (samples, rows, sums_stride), for one block of outputs.
+template <int TAPS, int STEP>
+void convolve(Span x, const float *w, int cin, int rows, int samples, bool borders, float *sums, int64_t sums_stride) {
+  const int chunk = std::max(CHUNK_BYTES / int(TAPS * BLOCK * sizeof(float)), 1);
+  for (int c = 0; c < cin; c += chunk) {
+    const int n = std::min(chunk, cin - c);
+    const float *weights = w + int64_t(c) * TAPS * BLOCK;
+    for (int b = 0; b < samples; ++b) {
+      for (int t = 0; t < rows;) {
+        const float *at = x.first + b * x.sample + int64_t(t) * STEP * x.stride + c;
+        float *to = sums + (int64_t(b) * rows + t) * sums_stride;
+        // A last group of fewer than taps / 2 rows would not hold all taps that reach beyond the end.
+        const int left = rows - t, size = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        const bool skip = borders && rows % 4 == 0;
+        const bool first = skip && t == 0, last = skip && left == size;
+        if (size == 4) multiply_at<TAPS, STEP, 4>(first, last, at, x.stride, weights, n, to, sums_stride);
+        else if (size == 2) multiply_at<TAPS, STEP, 2>(false, false, at, x.stride, weights, n, to, sums_stride);
+        else multiply_at<TAPS, STEP, 1>(false, false, at, x.stride, weights, n, to, sums_stride);
+        t += size;
+      }
+    }
+  }
+}
+
+void convolve(int taps, int step, Span x, const float *w, int cin, int rows, int samples, bool borders, float *sums,
+              int64_t sums_stride) {
+  if (step == 2) convolve<3, 2>(x, w, cin, rows, samples, false, sums, sums_stride);
+  else if (taps == 1) convolve<1, 1>(x, w, cin, rows, samples, false, sums, sums_stride);
+  else if (taps == 2) convolve<2, 1>(x, w, cin, rows, samples, false, sums, sums_stride);
+  else if (taps == 3) convolve<3, 1>(x, w, cin, rows, samples, borders, sums, sums_stride);
+  else if (taps == 5) convolve<5, 1>(x, w, cin, rows, samples, borders, sums, sums_stride);
+  else convolve<7, 1>(x, w, cin, rows, samples, borders, sums, sums_stride);
+}
+
+int padded(int channels) { return (channels + BLOCK - 1) / BLOCK * BLOCK; }
+
+// Outputs that one thread takes at a time: whole blocks, and whole groups of the norm.
+int unit_of(const DpConvolution &op) {
+  const int all_outputs = padded(op.cout);
+  if (!op.groups) return BLOCK;
+  const int group = op.cout / op.groups;
+  if (group % BLOCK == 0) return group;
+  if (BLOCK % group == 0 && op.cout % BLOCK == 0) return BLOCK;
+  return all_outputs;
+}
+
+// Threads wait here for one another: awake for some microseconds, as long as a convolution takes, then giving way.
+class Barrier {
+ public:
+  explicit Barrier(int members) : members_(members) {}
+  void wait() {
+    if (members_ == 1) return;
+    const unsigned round = round_.load(std::memory_order_relaxed);
+    if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+      here_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int turn = 0; round_.load(std::memory_order_acquire) == round; ++turn) {
+      if (turn > 4000) sched_yield();
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+  }
+
+ private:
+  const int members_;
+  std::atomic<int> here_{0};
+  std::atomic<unsigned> round_{0};
+};
+
+struct Sample {  // what a call draws; arrays have the samples in front
+  int samples, steps;
+  const float *noise;         // (samples, rows, dim), already scaled by the temperature
+  const float *fresh;         // (steps, samples, rows, dim), null for DDIM
+  const float *films;         // (samples, film) of the observation
+  const float *step_films;    // (steps, film)
+  const float *coefficients;  // (steps, COEFFICIENTS)
+  const float *planned;       // (samples, rows, dim), normalised; null: no prefix
+  const float *gains;         // (steps, samples, rows)
+  const float *known;         // (samples, rows) 0 or 1
+  float *actions;             // (samples, rows, dim), normalised
+};
+
+class Network {
+ public:
+  Network(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters, int64_t sample_floats,
+          int film, int rows, int dim, int mask, int64_t input, int64_t input_stride, int64_t output,
+          int64_t output_stride, int clip, int threads)
+      : ops_(ops, ops + n_ops), parameters_(n_parameters), sample_floats_(sample_floats), film_(film), rows_(rows),
+        dim_(dim), mask_(mask), input_(input), input_stride_(input_stride), output_(output),
+        output_stride_(output_stride), clip_(clip), threads_(threads), barrier_(threads), scratch_(threads) {
+    std::copy(parameters, parameters + n_parameters, parameters_.begin());
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  }
+
+  ~Network() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ending_ = true;
+    }
+    wake_.notify_all();
+    for (auto &worker : workers_) worker.join();
+  }
+
+  void draw(const Sample &sample) {
+    std::lock_guard<std::mutex> one_call_at_a_time(calls_);
+    if (memory_.size() < size_t(sample.samples * sample_floats_)) {
+      memory_.assign(sample.samples * sample_floats_, 0.0f);
+      condition_.resize(int64_t(sample.samples) * film_);
+    }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      sample_ = sample;
+      ++job_;
+    }
+    wake_.notify_all();
+    run(0);
+  }
+
+ private:
+  void work(int thread) {
+    for (uint64_t done = 0;;) {
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return ending_ || job_ != done; });
+        if (ending_) return;
+        done = job_;
+      }
+      run(thread);
+    }
+  }
+
+  void run(int thread) {
+    const Sample &s = sample_;
+    barrier_.wait();
+    for (int k = 0; k < s.steps; ++k) {
+      if (thread == 0) begin_step(s, k);
+      barrier_.wait();
+      for (const DpConvolution &op : ops_) {
+        convolution(op, s, thread);
+        if (!op.joins) barrier_.wait();
+      }
+      if (thread == 0) end_step(s, k);
+    }
+    barrier_.wait();
+  }
+
+  // The actions so far, and which of them are known, as the network's input; the condition of this step.
+  void begin_step(const Sample &s, int k) {
+    for (int b = 0; b < s.samples; ++b) {
+      const int64_t first = int64_t(b) * rows_;
+      for (int t = 0; t < rows_; ++t) {
+        const float *from = (k ? s.actions : s.noise) + (first + t) * dim_;
+        float *now = s.actions + (first + t) * dim_, *in = &memory_[b * sample_floats_ + input_ + t * input_stride_];
+        const bool given = mask_ && s.known && s.known[first + t] > 0.5f;
+        if (given) from = s.planned + (first + t) * dim_;
+        for (int d = 0; d < dim_; ++d) in[d] = now[d] = from[d];
+        if (mask_) in[dim_] = given ? 1.0f : 0.0f;
+      }
+      for (int f = 0; f < film_; ++f)
+        condition_[int64_t(b) * film_ + f] = s.films[int64_t(b) * film_ + f] + s.step_films[int64_t(k) * film_ + f];
+    }
+  }
+
+  // The network's prediction leads to less noisy actions, see `DenoisingStep`.
+  void end_step(const Sample &s, int k) {
+    const float *c = s.coefficients + k * COEFFICIENTS;
+    const float clean_x = c[0], clean_p = c[1], noise_x = c[2], noise_p = c[3], next_clean = c[4], next_noise = c[5];
+    const float towards = c[6], keep = c[7], fresh = c[8];
+    for (int b = 0; b < s.samples; ++b) {
+      for (int t = 0; t < rows_; ++t) {
+        const int64_t at = int64_t(b) * rows_ + t;
+        const float *p = &memory_[b * sample_floats_ + output_ + t * output_stride_];
+        const float gain = s.planned ? s.gains[int64_t(k) * s.samples * rows_ + at] : 0.0f;
+        for (int d = 0; d < dim_; ++d) {
+          const float x = s.actions[at * dim_ + d];
+          float clean = x * clean_x + p[d] * clean_p;
+          if (clip_) clean = std::min(std::max(clean, -1.0f), 1.0f);
+          float next = s.fresh ? clean * towards + x * keep
+                               : clean * next_clean + (x * noise_x + p[d] * noise_p) * next_noise;
+          if (gain != 0.0f) next = next * (1.0f - gain) + (s.planned[at * dim_ + d] * towards + x * keep) * gain;
+          if (s.fresh) next += s.fresh[(int64_t(k) * s.samples * rows_ + at) * dim_ + d] * fresh;
+          s.actions[at * dim_ + d] = next;
+        }
+      }
+    }
+  }
+
+  void convolution(const DpConvolution &op, const Sample &s, int thread) {
+    const int unit = unit_of(op), outputs = padded(op.cout);
+    for (int at = unit * thread; at < outputs; at += unit * threads_) one_unit(op, s, at, unit, scratch_[thread]);
+  }
+
+  Span span(int64_t offset, int64_t stride) const { return {memory_.data() + offset, stride, sample_floats_}; }
+
+  void one_unit(const DpConvolution &op, const Sample &s, int at, int unit, std::vector<float> &scratch) {
+    const int64_t values = int64_t(s.samples) * op.rows * unit;
+    scratch.resize(2 * values + 4 * unit);
+    float *sums = scratch.data(), *added = sums + values, *scale = added + values, *shift = scale + unit;
+    float *mean = shift + unit, *square = mean + unit;
+    const float *bias = &parameters_[op.bias] + at;
+    for (int64_t i = 0; i < values; i += unit) std::copy(bias, bias + unit, sums + i);
+    const Span x = span(op.input, op.input_stride);
+    for (int block = 0; block < unit; block += BLOCK) {
+      const float *w = &parameters_[op.weights] + int64_t(at + block) * op.cin * op.taps;
+      convolve(op.taps, op.step, x, w, op.cin, op.rows, s.samples, op.borders, sums + block, unit);
+    }
+    if (op.added_weights >= 0) {
+      const float *added_bias = &parameters_[op.added_bias] + at;
+      for (int64_t i = 0; i < values; i += unit) std::copy(added_bias, added_bias + unit, added + i);
+      for (int block = 0; block < unit; block += BLOCK) {
+        const float *w = &parameters_[op.added_weights] + int64_t(at + block) * op.added_cin;
+        convolve(1, 1, span(op.added, op.added_stride), w, op.added_cin, op.rows, s.samples, false, added + block, unit);
+      }
+    }
+    const int used = std::min(unit, op.cout - at);
+    for (int b = 0; b < s.samples; ++b) {
+      float *rows = sums + int64_t(b) * op.rows * unit;
+      if (op.groups) norm(op, rows, at, unit, used, scale, shift, mean, square);
+      const float *film = op.film < 0 ? nullptr : &condition_[int64_t(b) * film_ + op.film] + at;
+      const float *other = nullptr;
+      int64_t other_stride = 0;
+      if (op.added_weights >= 0) other = added + int64_t(b) * op.rows * unit, other_stride = unit;
+      else if (op.added >= 0) other = &memory_[b * sample_floats_ + op.added] + at, other_stride = op.added_stride;
+      for (int t = 0; t < op.rows; ++t) {
+        float *row = rows + int64_t(t) * unit, *out = &memory_[b * sample_floats_ + op.output + t * op.output_stride] + at;
+        int c = 0;
+        for (; c + LANES <= used; c += LANES) {
+          Floats value = load(row + c);
+          if (op.groups) value = mish(value * load(scale + c) + load(shift + c));
+          if (film) value = value * load(film + c) + load(film + op.cout + c);
+          if (other) value += load(other + t * other_stride + c);
+          store(out + c, value);
+        }
+        if (c == used) continue;
+        Floats value = load(row + c);
+        if (op.groups) value = mish(value * load(scale + c) + load(shift + c));
+        for (int i = 0; c + i < used; ++i) {
+          float one = value[i];
+          if (film) one = one * film[c + i] + film[op.cout + c + i];
+          if (other) one += other[t * other_stride + c + i];
+          out[c + i] = one;
+        }
+      }
+    }
+  }
+
+  // Group norm as a scale and a shift for each output of a unit.
+  void norm(const DpConvolution &op, const float *rows, int at, int unit, int used, float *scale, float *shift,
+            float *mean, float *square) const {
+    const int group = op.cout / op.groups;
+    const float share = 1.0f / float(group * op.rows);
+    std::fill(scale, scale + unit, 0.0f);
+    std::fill(shift, shift + unit, 0.0f);
+    sum_over_rows(rows, op.rows, unit, nullptr, mean);
+    by_group(mean, used, group, share);
+    std::fill(mean + used, mean + unit, 0.0f);
+    sum_over_rows(rows, op.rows, unit, mean, square);
+    by_group(square, used, group, share);
+    const float *gamma = &parameters_[op.gamma] + at, *beta = &parameters_[op.beta] + at;
+    for (int c = 0; c < used; ++c) {
+      scale[c] = gamma[c] / std::sqrt(square[c] + 1e-5f);
+      shift[c] = beta[c] - mean[c] * scale[c];
+    }
+  }
+
+  static void sum_over_rows(const float *rows, int n, int unit, const float *mean, float *sums) {
+    for (int c = 0; c < unit; c += LANES) {
+      Floats sum{};
+      for (int t = 0; t < n; ++t) {
+        const Floats value = load(rows + int64_t(t) * unit + c);
+        if (mean) {
+          const Floats away = value - load(mean + c);
+          sum += away * away;
+        } else {
+          sum += value;
+        }
+      }
+      store(sums + c, sum);
+    }
+  }
+
+  static void by_group(float *values, int used, int group, float share) {
+    for (int first = 0; first < used; first += group) {
+      float sum = 0.0f;
+      for (int c = first; c < first + group; ++c) sum += values[c];
+      std::fill(values + first, values + first + group, sum * share);
+    }
+  }
+
+  const std::vector<DpConvolution> ops_;
+  std::vector<float> parameters_;
+  const int64_t sample_floats_;
+  const int film_, rows_, dim_, mask_;
+  const int64_t input_, input_stride_, output_, output_stride_;
+  const int clip_, threads_;
+  std::vector<float> memory_, condition_;
+  Barrier barrier_;
+  std::vector<std::vector<float>> scratch_;
+  std::vector<std::thread> workers_;
+  std::mutex calls_, mutex_;
+  std::condition_variable wake_;
+  uint64_t job_ = 0;
+  bool ending_ = false;
+  Sample sample_{};
+};
+
+}  // namespace
+
+extern "C" {
+
+void *dp_unet1d_create(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters,
+                       int64_t sample_floats, int film, int rows, int dim, int mask, int64_t input,
+                       int64_t input_stride, int64_t output, int64_t output_stride, int clip, int threads) {
+  try {
+    return new Network(ops, n_ops, parameters, n_parameters, sample_floats, film, rows, dim, mask, input, input_stride,
+                       output, output_stride, clip, threads);
+  } catch (...) {  // no memory, no thread: nothing may be thrown into Python
+    return nullptr;
+  }
+}
+
+void dp_unet1d_destroy(void *network) { delete static_cast<Network *>(network); }
+
+// Returns 0, or 1 if there was no memory for it.
+int dp_unet1d_draw(void *network, int samples, int steps, const float *noise, const float *fresh, const float *films,
+                   const float *step_films, const float *coefficients, const float *planned, const float *gains,
+                   const float *known, float *actions) {
+  try {
+    static_cast<Network *>(network)->draw(
+        {samples, steps, noise, fresh, films, step_films, coefficients, planned, gains, known, actions});
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+}
