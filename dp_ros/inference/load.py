@@ -16,7 +16,7 @@ from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, Manifes
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "native", "onnx", "torch")
+ENGINES = ("auto", "native", "native_int8", "onnx", "torch")
 
 
 def load_engine(
@@ -29,8 +29,8 @@ def load_engine(
 
     Args:
         folder: the model folder.
-        engine: `native`, `onnx`, `torch`, or `auto`: compiled code where it suits model and machine, else ONNX
-            Runtime where it is installed and the folder has a graph.
+        engine: `native`, `native_int8` (with weights of 8 bits), `onnx`, `torch`, or `auto`: compiled code where it
+            suits model and machine, else ONNX Runtime where it is installed and the folder has a graph.
         threads: CPU threads of one inference.
         num_inference_steps: denoising steps; the onnx engine cannot take another number than the manifest says.
 
@@ -52,11 +52,11 @@ def load_engine(
         )
     chosen = choose_engine(manifest, engine, num_inference_steps)
     loaded: CheckedEngine
-    if chosen == "native":
-        _require(folder, manifest, WEIGHTS_FILE, "native")
+    if chosen in ("native", "native_int8"):
+        _require(folder, manifest, WEIGHTS_FILE, chosen)
         from dp_ros.inference.native.engine import NativeEngine
 
-        loaded = NativeEngine(folder, manifest, threads, num_inference_steps)
+        loaded = NativeEngine(folder, manifest, threads, num_inference_steps, int8=chosen == "native_int8")
     elif chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
         from dp_ros.inference.onnx import OnnxEngine

@@ -167,6 +167,30 @@ def test_a_draw_in_a_batch_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     assert np.array_equal(engine.sample(observations[0], noise[0], prefixes[0]), alone[0]), "and alone again"
 
 
+@pytest.mark.parametrize("network", [{"prefix_steps": 3}, {"widths": (24, 48)}, {"kernel_size": 7}], ids=str)
+def test_weights_of_8_bits_draw_what_torch_draws_with_weights_that_are_rounded_so(
+    network: dict[str, Any], tmp_path: Path
+) -> None:
+    policy = policy_of(**network)
+    engine = load_engine(folder_of(policy, tmp_path / "m"), "native_int8")
+    assert engine.name == "native_int8"
+    plain = largest_difference(policy, engine)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, weight in policy.unet.named_parameters():
+            if weight.dim() == 3 and min(weight.shape[:2]) >= 16:
+                outputs = (0, 2) if "up" in name and "resample" in name else (1, 2)
+                if outputs == (0, 2):  # two convolutions with two taps each
+                    for taps in ([3, 1], [2, 0]):
+                        scale = weight[..., taps].abs().amax((0, 2), keepdim=True) / 127
+                        weight[..., taps] = (weight[..., taps] / scale).round() * scale
+                else:
+                    scale = weight.abs().amax(outputs, keepdim=True) / 127
+                    weight.copy_((weight / scale).round() * scale)
+    rounded = largest_difference(policy, engine)  # type: ignore[arg-type]
+    assert rounded < 2e-4
+    assert plain > 2 * rounded, "it does round"
+
+
 def test_calls_from_several_threads_wait_for_one_another(tmp_path: Path) -> None:
     policy = policy_of()
     engine = load_engine(folder_of(policy, tmp_path / "m"), "native", threads=2)

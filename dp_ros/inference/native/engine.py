@@ -56,6 +56,7 @@ class NativeEngine(CheckedEngine):
         manifest: its manifest.
         threads: CPU threads of one inference.
         num_inference_steps: denoising steps; None for what the manifest says.
+        int8: with weights rounded to 8 bits, each output of a convolution with its own scale.
 
     Raises:
         UserError: if it cannot run here (`why_not`), or the weights are not those of the manifest's network.
@@ -65,12 +66,21 @@ class NativeEngine(CheckedEngine):
     batches = True
 
     def __init__(
-        self, folder: Path, manifest: Manifest, threads: int = 1, num_inference_steps: int | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        threads: int = 1,
+        num_inference_steps: int | None = None,
+        *,
+        int8: bool = False,
     ) -> None:
         super().__init__(manifest, manifest.task_spec(str(folder)))
+        self.name = "native_int8" if int8 else "native"
         reason = why_not(manifest)
+        if not reason and int8 and not library().dp_unet1d_has_bytes():
+            reason = "the compiled code knows weights of 8 bits on x86 processors only"
         if reason:
-            raise UserError(f"engine native: {reason}; use engine auto")
+            raise UserError(f"engine {self.name}: {reason}; use engine auto")
         network = manifest.network
         assert isinstance(network, NetworkSpec | UnetSpec)
         path = verify_file(folder, manifest, WEIGHTS_FILE)
@@ -84,6 +94,7 @@ class NativeEngine(CheckedEngine):
                 kernel_size=network.kernel_size,
                 groups=network.groups,
                 mask=network.prefix_steps > 0,
+                int8=int8,
             )
             if layout.widths != network.widths:
                 raise ValueError(f"widths are {layout.widths}, the manifest says {network.widths}")
@@ -186,6 +197,7 @@ class _Network:
         mask = x.channels - out.channels
         self._handle = self._library.dp_unet1d_create(
             *(operations, len(operations), _pointer(layout.parameters), layout.parameters.size),
+            *(layout.bytes.ctypes.data, layout.bytes.size),
             *(layout.sample_floats, layout.film, x.rows, out.channels, mask),
             *(x.at, x.stride, out.at, out.stride, int(clip), threads),
         )
@@ -273,8 +285,8 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(next((path for path in installed if path.is_file()), LIBRARY)))
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     loaded.dp_unet1d_create.restype = pointer
-    loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, number, *[ctypes.c_int] * 4]
-    loaded.dp_unet1d_create.argtypes += [number] * 4 + [ctypes.c_int] * 2
+    loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, pointer, number, number]
+    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 2
     loaded.dp_unet1d_destroy.argtypes = [pointer]
     loaded.dp_unet1d_draw.argtypes = [pointer, ctypes.c_int, ctypes.c_int, *[pointer] * 9]
     return loaded

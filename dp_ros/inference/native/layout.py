@@ -33,6 +33,7 @@ class Convolution(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("added", "added_stride", "added_weights", "added_bias")),
         *((name, ctypes.c_int32) for name in ("cin", "cout", "taps", "step", "rows", "groups")),
         *((name, ctypes.c_int32) for name in ("added_cin", "borders", "joins")),
+        *((name, ctypes.c_int64) for name in ("scales", "added_scales")),
     ]
 
 
@@ -60,6 +61,7 @@ class UnetLayout:
         action_dim: values of an action.
         kernel_size: of the convolutions over time; one of KERNEL_SIZES.
         groups: of the group norms.
+        int8: round weights to 8 bits, with a scale for each output; those of the first and last convolution stay.
         mask: whether the input has the channel that says which actions are known.
 
     Raises:
@@ -69,6 +71,7 @@ class UnetLayout:
         widths: channels of the levels.
         operations: what is to be done for one noise level.
         parameters: of all of them, float32.
+        bytes: weights of 8 bits.
         sample_floats: memory that a sample needs.
         film: values of a condition.
         input: rows of actions, and of the mask.
@@ -84,10 +87,14 @@ class UnetLayout:
         kernel_size: int,
         groups: int,
         mask: bool,
+        int8: bool = False,
     ) -> None:
         self._weights, self._kernel_size, self._groups = weights, kernel_size, groups
         self._pad = kernel_size // 2
+        self._int8 = int8
         self._parts: list[Floats] = []
+        self._bytes: list[NDArray[np.int8]] = []
+        self._n_bytes = 0
         self._n_parameters = 0
         self.sample_floats = self.film = 0
         self.operations: list[Convolution] = []
@@ -125,6 +132,7 @@ class UnetLayout:
         self.output = self._buffer(rows, action_dim)
         self._convolution("head.1", hidden, self.output)
         self.parameters: Floats = np.concatenate(self._parts)
+        self.bytes: NDArray[np.int8] = np.concatenate([np.zeros(0, np.int8), *self._bytes])
 
     # --- blocks -----------------------------------------------------------------------------------------
 
@@ -138,7 +146,9 @@ class UnetLayout:
         operation.added, operation.added_stride = x.at, x.stride
         if f"{name}.shortcut.weight" in self._weights:
             operation.added_cin = x.channels
-            operation.added_weights = self._packed(self._weights[f"{name}.shortcut.weight"])
+            operation.added_weights, operation.added_scales = self._packed(
+                self._weights[f"{name}.shortcut.weight"]
+            )
             operation.added_bias = self._padded(self._weights[f"{name}.shortcut.bias"])
         return out
 
@@ -170,13 +180,16 @@ class UnetLayout:
             raise ValueError(
                 f"a convolution from {cin} to {cout} channels where {x.channels} to {out.channels} fit"
             )
+        place, scales = self._packed(weight)
         self.operations.append(
             Convolution(
                 input=x.at + first * x.stride,
                 input_stride=x.stride,
                 output=out.at,
                 output_stride=out.stride,
-                weights=self._packed(weight),
+                weights=place,
+                scales=scales,
+                added_scales=-1,
                 bias=self._padded(bias),
                 gamma=-1,
                 beta=-1,
@@ -199,12 +212,28 @@ class UnetLayout:
         self.sample_floats += (rows + 2 * self._pad) * channels
         return view
 
-    def _packed(self, weight: Floats) -> int:
-        """Place of weights (cout, cin, taps), stored in blocks of outputs, (blocks, cin, taps, BLOCK)."""
+    def _packed(self, weight: Floats) -> tuple[int, int]:
+        """Place of weights (cout, cin, taps), stored in blocks of outputs, and of their scales, -1 for float32.
+
+        Blocks are (cin, taps, BLOCK), of bytes (pairs of cin, taps, BLOCK, 2).
+        """
+        if self._int8 and min(weight.shape[:2]) >= BLOCK:
+            return self._rounded(weight)
         cout, cin, taps = weight.shape
         padded = np.zeros((-(-cout // BLOCK) * BLOCK, cin, taps), np.float32)
         padded[:cout] = weight
-        return self._store(padded.reshape(-1, BLOCK, cin, taps).transpose(0, 2, 3, 1))
+        return self._store(padded.reshape(-1, BLOCK, cin, taps).transpose(0, 2, 3, 1)), -1
+
+    def _rounded(self, weight: Floats) -> tuple[int, int]:
+        cout, cin, taps = weight.shape
+        scales = np.maximum(np.abs(weight).max(axis=(1, 2)), 1e-20) / 127
+        padded = np.zeros((-(-cout // BLOCK) * BLOCK, -(-cin // 2) * 2, taps), np.int8)
+        padded[:cout, :cin] = np.rint(weight / scales[:, None, None])
+        packed = padded.reshape(-1, BLOCK, padded.shape[1] // 2, 2, taps).transpose(0, 2, 4, 1, 3)
+        at = self._n_bytes
+        self._bytes.append(np.ascontiguousarray(packed).reshape(-1))
+        self._n_bytes += padded.size
+        return at, self._padded(scales)
 
     def _padded(self, values: Floats) -> int:
         """Place of a value for each output, zeros behind them up to whole blocks."""

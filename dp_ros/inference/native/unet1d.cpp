@@ -10,6 +10,10 @@
 // into the first-level cache serve all rows of all samples before the next chunk is read. Every view of rows has rows of
 // zeros before and behind it where taps reach beyond the sequence.
 //
+// With weights of 8 bits, blocks are (cin / 2, tap, 16, 2), so that a pair of inputs meets a pair of weights in one
+// instruction; inputs are rounded to 16 bits with one scale for each sample, which costs nothing that can be seen, and
+// sums are kept in 32 bits for one chunk and in float from chunk to chunk.
+//
 // Threads share the outputs of a convolution, whole groups of the norm each, and wait for one another after it. What a
 // number is does not depend on threads or on what else is in the batch. Written from the definition of the network in
 // dp_ros/policies/unet1d.py (Chi et al., 2023, arXiv 2303.04137), which tests hold it against.
@@ -26,6 +30,9 @@
 #include <vector>
 
 #include <sched.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -35,6 +42,7 @@ typedef int32_t Ints __attribute__((vector_size(32)));
 
 constexpr int LANES = 8;
 constexpr int BLOCK = 2 * LANES;      // outputs that a kernel computes at a time
+constexpr int PAIRS = 32;             // of inputs, after which sums of 8-bit products go to float before they overflow
 constexpr int CHUNK_BYTES = 16384;    // of weights that are kept in the first-level cache
 constexpr int COEFFICIENTS = 10;      // of a denoising step, `DenoisingStep` without its level
 constexpr float MISH_IS_LINEAR = 20.0f;
@@ -87,6 +95,7 @@ struct DpConvolution {
   int32_t added_cin;
   int32_t borders;                // whether taps reach beyond the sequence, taps / 2 rows on each side
   int32_t joins;                  // whether the next one may begin before this one is finished
+  int64_t scales, added_scales;   // of 8-bit weights, one for each output; weights then count bytes of these
 };
 
 }
@@ -176,6 +185,103 @@ void convolve(int taps, int step, Span x, const float *w, int cin, int rows, int
   else convolve<7, 1>(x, w, cin, rows, samples, borders, sums, sums_stride);
 }
 
+#if defined(__AVX2__)
+
+// `multiply` for weights of 8 bits and inputs of 16: pairs of both, `n` of them.
+template <int TAPS, int STEP, int ROWS>
+inline void multiply8(const int16_t *x, int64_t stride, const int8_t *w, int n, const float *scales, float input_scale,
+                      float *sums, int64_t sums_stride) {
+  constexpr int SEEN = (ROWS - 1) * STEP + TAPS;
+  const int16_t *row[SEEN];
+  for (int r = 0; r < SEEN; ++r) row[r] = x + r * stride;
+  __m256i sum[ROWS][2];
+#pragma GCC unroll 4
+  for (int t = 0; t < ROWS; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+  for (int c = 0; c < 2 * n; c += 2, w += TAPS * 2 * BLOCK) {
+#pragma GCC unroll 8
+    for (int k = 0; k < TAPS; ++k) {
+      const auto *at = reinterpret_cast<const __m128i *>(w + k * 2 * BLOCK);
+      const __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(at)), w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1));
+#pragma GCC unroll 4
+      for (int t = 0; t < ROWS; ++t) {
+        int32_t pair;
+        std::memcpy(&pair, row[t * STEP + k] + c, sizeof pair);
+        const __m256i value = _mm256_set1_epi32(pair);
+        sum[t][0] = _mm256_add_epi32(sum[t][0], _mm256_madd_epi16(w0, value));
+        sum[t][1] = _mm256_add_epi32(sum[t][1], _mm256_madd_epi16(w1, value));
+      }
+    }
+  }
+  const Floats s0 = load(scales) * input_scale, s1 = load(scales + LANES) * input_scale;
+#pragma GCC unroll 4
+  for (int t = 0; t < ROWS; ++t) {
+    float *to = sums + t * sums_stride;
+    store(to, load(to) + (Floats)_mm256_cvtepi32_ps(sum[t][0]) * s0);
+    store(to + LANES, load(to + LANES) + (Floats)_mm256_cvtepi32_ps(sum[t][1]) * s1);
+  }
+}
+
+struct Span16 {  // rows of rounded inputs, and a scale for each sample
+  const int16_t *first;
+  int64_t stride, sample;
+  const float *scales;
+};
+
+template <int TAPS, int STEP>
+void convolve8(Span16 x, const int8_t *w, int cin, int rows, int samples, const float *scales, float *sums,
+               int64_t sums_stride) {
+  const int pairs = (cin + 1) / 2;
+  for (int p = 0; p < pairs; p += PAIRS) {
+    const int n = std::min(PAIRS, pairs - p);
+    const int8_t *weights = w + int64_t(p) * TAPS * 2 * BLOCK;
+    for (int b = 0; b < samples; ++b) {
+      for (int t = 0; t < rows;) {
+        const int16_t *at = x.first + b * x.sample + int64_t(t) * STEP * x.stride + 2 * p;
+        float *to = sums + (int64_t(b) * rows + t) * sums_stride;
+        const int left = rows - t;
+        if (left >= 4) multiply8<TAPS, STEP, 4>(at, x.stride, weights, n, scales, x.scales[b], to, sums_stride), t += 4;
+        else if (left >= 2) multiply8<TAPS, STEP, 2>(at, x.stride, weights, n, scales, x.scales[b], to, sums_stride), t += 2;
+        else multiply8<TAPS, STEP, 1>(at, x.stride, weights, n, scales, x.scales[b], to, sums_stride), t += 1;
+      }
+    }
+  }
+}
+
+void convolve8(int taps, int step, Span16 x, const int8_t *w, int cin, int rows, int samples, const float *scales,
+               float *sums, int64_t sums_stride) {
+  if (step == 2) convolve8<3, 2>(x, w, cin, rows, samples, scales, sums, sums_stride);
+  else if (taps == 1) convolve8<1, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
+  else if (taps == 2) convolve8<2, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
+  else if (taps == 3) convolve8<3, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
+  else if (taps == 5) convolve8<5, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
+  else convolve8<7, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
+}
+
+// `rows` rows of `cin` floats of all samples as 16-bit numbers, rows padded to an even length, and their scales.
+Span16 rounded(Span x, int cin, int rows, int samples, std::vector<int16_t> &values, std::vector<float> &scales) {
+  const int64_t stride = (cin + 1) / 2 * 2;
+  values.assign(samples * rows * stride, 0);
+  scales.resize(samples);
+  for (int b = 0; b < samples; ++b) {
+    float largest = 1e-20f;
+    for (int t = 0; t < rows; ++t) {
+      const float *from = x.first + b * x.sample + t * x.stride;
+      for (int c = 0; c < cin; ++c) largest = std::max(largest, std::fabs(from[c]));
+    }
+    const float by = 32767.0f / largest;
+    scales[b] = largest / 32767.0f;
+    for (int t = 0; t < rows; ++t) {
+      const float *from = x.first + b * x.sample + t * x.stride;
+      int16_t *to = values.data() + (int64_t(b) * rows + t) * stride;
+      // Rounds to the nearest: 1.5 * 2^23 leaves no bits for what is behind the point.
+      for (int c = 0; c < cin; ++c) to[c] = int16_t(int32_t((from[c] * by + 12582912.0f) - 12582912.0f));
+    }
+  }
+  return {values.data(), stride, rows * stride, scales.data()};
+}
+
+#endif  // __AVX2__
+
 int padded(int channels) { return (channels + BLOCK - 1) / BLOCK * BLOCK; }
 
 // Outputs that one thread takes at a time: whole blocks, and whole groups of the norm.
@@ -229,10 +335,11 @@ struct Sample {  // what a call draws; arrays have the samples in front
 
 class Network {
  public:
-  Network(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters, int64_t sample_floats,
+  Network(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters, const int8_t *bytes,
+          int64_t n_bytes, int64_t sample_floats,
           int film, int rows, int dim, int mask, int64_t input, int64_t input_stride, int64_t output,
           int64_t output_stride, int clip, int threads)
-      : ops_(ops, ops + n_ops), parameters_(n_parameters), sample_floats_(sample_floats), film_(film), rows_(rows),
+      : ops_(ops, ops + n_ops), parameters_(n_parameters), bytes_(bytes, bytes + n_bytes), sample_floats_(sample_floats), film_(film), rows_(rows),
         dim_(dim), mask_(mask), input_(input), input_stride_(input_stride), output_(output),
         output_stride_(output_stride), clip_(clip), threads_(threads), barrier_(threads), scratch_(threads) {
     std::copy(parameters, parameters + n_parameters, parameters_.begin());
@@ -264,6 +371,14 @@ class Network {
   }
 
  private:
+  struct Scratch {  // of a thread
+    std::vector<float> floats, scales, added_input_scales;
+    std::vector<int16_t> values, added_values;
+#if defined(__AVX2__)
+    Span16 input{}, added{};
+#endif
+  };
+
   void work(int thread) {
     for (uint64_t done = 0;;) {
       {
@@ -334,20 +449,38 @@ class Network {
 
   void convolution(const DpConvolution &op, const Sample &s, int thread) {
     const int unit = unit_of(op), outputs = padded(op.cout);
+#if defined(__AVX2__)
+    Scratch &own = scratch_[thread];
+    if (op.scales >= 0 && unit * thread < outputs) {
+      const int rows = (op.rows - 1) * op.step + op.taps;
+      own.input = rounded(span(op.input, op.input_stride), op.cin, rows, s.samples, own.values, own.scales);
+      if (op.added_scales >= 0)
+        own.added = rounded(span(op.added, op.added_stride), op.added_cin, op.rows, s.samples, own.added_values,
+                            own.added_input_scales);
+    }
+#endif
     for (int at = unit * thread; at < outputs; at += unit * threads_) one_unit(op, s, at, unit, scratch_[thread]);
   }
 
   Span span(int64_t offset, int64_t stride) const { return {memory_.data() + offset, stride, sample_floats_}; }
 
-  void one_unit(const DpConvolution &op, const Sample &s, int at, int unit, std::vector<float> &scratch) {
+  void one_unit(const DpConvolution &op, const Sample &s, int at, int unit, Scratch &own) {
     const int64_t values = int64_t(s.samples) * op.rows * unit;
-    scratch.resize(2 * values + 4 * unit);
-    float *sums = scratch.data(), *added = sums + values, *scale = added + values, *shift = scale + unit;
+    own.floats.resize(2 * values + 4 * unit);
+    float *sums = own.floats.data(), *added = sums + values, *scale = added + values, *shift = scale + unit;
     float *mean = shift + unit, *square = mean + unit;
     const float *bias = &parameters_[op.bias] + at;
     for (int64_t i = 0; i < values; i += unit) std::copy(bias, bias + unit, sums + i);
     const Span x = span(op.input, op.input_stride);
     for (int block = 0; block < unit; block += BLOCK) {
+#if defined(__AVX2__)
+      if (op.scales >= 0) {
+        const int8_t *w = &bytes_[op.weights] + int64_t(at + block) * ((op.cin + 1) / 2 * 2) * op.taps;
+        convolve8(op.taps, op.step, own.input, w, op.cin, op.rows, s.samples, &parameters_[op.scales] + at + block,
+                  sums + block, unit);
+        continue;
+      }
+#endif
       const float *w = &parameters_[op.weights] + int64_t(at + block) * op.cin * op.taps;
       convolve(op.taps, op.step, x, w, op.cin, op.rows, s.samples, op.borders, sums + block, unit);
     }
@@ -355,6 +488,14 @@ class Network {
       const float *added_bias = &parameters_[op.added_bias] + at;
       for (int64_t i = 0; i < values; i += unit) std::copy(added_bias, added_bias + unit, added + i);
       for (int block = 0; block < unit; block += BLOCK) {
+#if defined(__AVX2__)
+        if (op.added_scales >= 0) {
+          const int8_t *w = &bytes_[op.added_weights] + int64_t(at + block) * ((op.added_cin + 1) / 2 * 2);
+          convolve8(1, 1, own.added, w, op.added_cin, op.rows, s.samples, &parameters_[op.added_scales] + at + block,
+                    added + block, unit);
+          continue;
+        }
+#endif
         const float *w = &parameters_[op.added_weights] + int64_t(at + block) * op.added_cin;
         convolve(1, 1, span(op.added, op.added_stride), w, op.added_cin, op.rows, s.samples, false, added + block, unit);
       }
@@ -436,13 +577,14 @@ class Network {
 
   const std::vector<DpConvolution> ops_;
   std::vector<float> parameters_;
+  const std::vector<int8_t> bytes_;
   const int64_t sample_floats_;
   const int film_, rows_, dim_, mask_;
   const int64_t input_, input_stride_, output_, output_stride_;
   const int clip_, threads_;
   std::vector<float> memory_, condition_;
   Barrier barrier_;
-  std::vector<std::vector<float>> scratch_;
+  std::vector<Scratch> scratch_;
   std::vector<std::thread> workers_;
   std::mutex calls_, mutex_;
   std::condition_variable wake_;
@@ -456,14 +598,23 @@ class Network {
 extern "C" {
 
 void *dp_unet1d_create(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters,
-                       int64_t sample_floats, int film, int rows, int dim, int mask, int64_t input,
+                       const int8_t *bytes, int64_t n_bytes, int64_t sample_floats, int film, int rows, int dim, int mask, int64_t input,
                        int64_t input_stride, int64_t output, int64_t output_stride, int clip, int threads) {
   try {
-    return new Network(ops, n_ops, parameters, n_parameters, sample_floats, film, rows, dim, mask, input, input_stride,
+    return new Network(ops, n_ops, parameters, n_parameters, bytes, n_bytes, sample_floats, film, rows, dim, mask, input, input_stride,
                        output, output_stride, clip, threads);
   } catch (...) {  // no memory, no thread: nothing may be thrown into Python
     return nullptr;
   }
+}
+
+// Whether networks may have weights of 8 bits.
+int dp_unet1d_has_bytes() {
+#if defined(__AVX2__)
+  return 1;
+#else
+  return 0;
+#endif
 }
 
 void dp_unet1d_destroy(void *network) { delete static_cast<Network *>(network); }
