@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from dp_ros.benchmark.report import Quantiles
 from dp_ros.benchmark.roofline import Limits, Work, limits_of_machine, work_of
 from dp_ros.errors import UserError
+from dp_ros.inference.engine import Engine
 from dp_ros.inference.export import made_up_observations
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
@@ -58,6 +59,11 @@ class InferenceSpeed:
         eager_ms: of a call the eager way.
         speedup: eager time over the engine's, median of the turns.
         max_abs_diff: largest difference of the two's actions, in the normalised range of 2.
+        encoder_ms: of encoding all pictures of an observation; None without pictures, or with an engine that does all
+            in one.
+        sampler_ms: of a call whose pictures were encoded when they arrived.
+        eager_encoder_ms: of encoding the same pictures the eager way.
+        encoder_speedup: eager time over the engine's, median of the turns.
         startup_s: from the import to a warmed-up engine, in a process of its own.
         rss_mb: memory that this process then has resident, MiB.
         work: what a call computes.
@@ -72,6 +78,10 @@ class InferenceSpeed:
     eager_ms: Quantiles
     speedup: float
     max_abs_diff: float
+    encoder_ms: Quantiles | None
+    sampler_ms: Quantiles | None
+    eager_encoder_ms: Quantiles | None
+    encoder_speedup: float | None
     startup_s: float
     rss_mb: float
     work: Work
@@ -117,6 +127,9 @@ def measure_inference(folder: Path, engine_name: str, threads: int, seconds: flo
             begun = time.perf_counter()
         largest = max(largest, float(np.abs((found[0][1] - found[1][1]) * scale).max()))
         turn += 1
+    encoding = (
+        _measure_encoder(engine, policy, observations, seconds / 4) if policy.vision is not None else None
+    )
     work = work_of(policy)
     limits = limits_of_machine(work.step_bytes, threads)
     return InferenceSpeed(
@@ -127,12 +140,59 @@ def measure_inference(folder: Path, engine_name: str, threads: int, seconds: flo
         eager_ms=Quantiles.of(eager),
         speedup=float(np.median(np.array(eager) / np.array(ours))),
         max_abs_diff=largest,
+        encoder_ms=Quantiles.of(encoding.ours) if encoding else None,
+        sampler_ms=Quantiles.of(encoding.sampler) if encoding else None,
+        eager_encoder_ms=Quantiles.of(encoding.eager) if encoding else None,
+        encoder_speedup=float(np.median(np.array(encoding.eager) / np.array(encoding.ours)))
+        if encoding
+        else None,
         startup_s=startup_s,
         rss_mb=rss_mb,
         work=work,
         limits=limits,
         roofline_fraction=1e3 * limits.seconds(work) / float(np.median(ours)),
     )
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Times of turns, ms: of encoding an observation, of a draw whose pictures are encoded, of the eager encoder."""
+
+    ours: list[float]
+    sampler: list[float]
+    eager: list[float]
+
+
+def _measure_encoder(
+    engine: Engine, policy: DiffusionPolicy, observations: list[dict[str, NDArray[Any]]], seconds: float
+) -> _Encoding | None:
+    """None for an engine that encodes and draws in one."""
+    from dp_ros.inference.native.engine import NativeEngine
+
+    if not isinstance(engine, NativeEngine):
+        return None
+    times = _Encoding([], [], [])
+    noise = sampling_noise(0, 0, (policy.task.horizon, policy.task.action.dim))
+    turn, begun = -_WARM_UP, time.perf_counter()
+    while turn < _FEWEST_TURNS or time.perf_counter() - begun < seconds:
+        observation = observations[turn % _OBSERVATIONS]  # no picture of it is remembered from the last round
+        one = {key: value[None] for key, value in observation.items()}
+        tensors = {key: torch.from_numpy(value) for key, value in one.items()}
+        taken = []
+        for way in (
+            lambda: engine.encode(one),  # noqa: B023
+            lambda: engine.sample(observation, noise),  # noqa: B023
+            lambda: policy.encode(tensors),  # noqa: B023
+        ):
+            start = time.perf_counter()
+            with torch.inference_mode():
+                way()
+            taken.append(1e3 * (time.perf_counter() - start))
+        if turn >= 0:
+            for values, took in zip((times.ours, times.sampler, times.eager), taken, strict=True):
+                values.append(took)
+        turn += 1
+    return times
 
 
 def _eager(

@@ -2,6 +2,8 @@
 
     dp-ros bench --model models/pusht_state --json out/inference.json --plot out/inference.png
     dp-ros bench --widths 256,512,1024 --threads 1,2          # random weights of the paper's size
+    dp-ros bench --widths 256,512,1024 --engine native_int8
+    dp-ros bench --model pusht_image --encoder resnet18       # a random encoder, on pictures cropped to 84 x 84
 
 Both ways take turns, so that other work on the machine falls on both: the ratio holds, the milliseconds do not.
 """
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from dp_ros.benchmark.inference import InferenceSpeed
 
 SECONDS = 20.0
+#: Part of a picture that a random encoder sees, px.
+CROP = (84, 84)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,14 +51,17 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="dp_ros_bench_") as scratch:
         folder = Path(bringup.model_folder(args.model))
-        if widths is not None:
-            with console.status(f"random weights of widths {args.widths}"):
-                folder = random_model(folder, widths, Path(scratch) / "random")
+        random = ", ".join(
+            f"{name} {value}" for name, value in (("widths", args.widths), ("encoder", args.encoder)) if value
+        )
+        if random:
+            with console.status(f"random weights, {random}"):
+                folder = random_model(folder, widths, args.encoder, Path(scratch) / "random")
         speeds = []
         for count in threads:
             with console.status(f"inference with {count} thread(s) for about {seconds:g} s"):
                 speeds.append(measure_inference(folder, args.engine, count, seconds))
-        name = f"random weights, widths {args.widths}" if widths else load_manifest(folder).model_id
+        name = f"random weights, {random}" if random else load_manifest(folder).model_id
     result: dict[str, Any] = {
         "model": name,
         **asdict(speeds[0]),
@@ -92,20 +99,36 @@ def numbers(option: str, given: str, example: str) -> list[int]:
     return found
 
 
-def random_model(like: Path, widths: list[int], folder: Path) -> Path:
-    """A model folder for the task of `like` with a U-Net of these widths and random weights."""
+def random_model(like: Path, widths: list[int] | None, encoder: str | None, folder: Path) -> Path:
+    """A model folder for the task of `like` with a U-Net of other widths, or another encoder, and random weights.
+
+    With an encoder, pictures are cropped to 84 x 84, as the paper does with those of this size.
+    """
     import torch
 
     from dp_ros.inference.export import export_policy
     from dp_ros.inference.manifest import NetworkSpec, load_manifest
     from dp_ros.policies.build import build_policy
+    from dp_ros.policies.specs import UnetSpec, VisionSpec
 
     manifest = load_manifest(like)
     task = manifest.task_spec(str(like))
-    if any(spec.is_image for spec in task.observations.values()):
-        raise UserError(f"--widths: model {like} observes pictures; give one on vectors, such as pusht_state")
+    cameras = {key: spec for key, spec in task.observations.items() if spec.is_image}
+    if not isinstance(manifest.network, NetworkSpec | UnetSpec):
+        raise UserError(f"model {like}: network {manifest.network.kind} is no U-Net; give another model")
+    if encoder is not None and not cameras:
+        raise UserError(
+            f"--encoder: model {like} observes no pictures; give one that does, such as pusht_image"
+        )
     torch.manual_seed(0)
-    network = NetworkSpec(widths=tuple(widths))
+    network: NetworkSpec | UnetSpec = NetworkSpec(widths=tuple(widths or manifest.network.widths))
+    if cameras:
+        vision = manifest.network.vision if isinstance(manifest.network, UnetSpec) else None
+        if encoder is not None:
+            vision = VisionSpec(encoder=encoder)  # type: ignore[arg-type]
+            cropped = {key: spec.model_copy(update={"crop": CROP}) for key, spec in cameras.items()}
+            task = task.model_copy(update={"observations": {**task.observations, **cropped}})
+        network = UnetSpec(widths=network.widths, vision=vision)
     export_policy(build_policy(task, manifest.normalization, network, manifest.sampler), folder)  # type: ignore[arg-type]
     return folder
 
@@ -123,6 +146,17 @@ def _table(name: str, speeds: list[InferenceSpeed]) -> Table:
             ("eager torch, diffusers", speed.eager_ms, f"actions differ by {speed.max_abs_diff:.1e}"),
         ):
             table.add_row(f"{way}, {threads}", f"{took.p50:.2f}", f"{took.p99:.2f}", f"{took.max:.2f}", note)
+        if speed.encoder_ms and speed.sampler_ms and speed.eager_encoder_ms:
+            for way, took, note in (
+                (
+                    "  of that, pictures",
+                    speed.encoder_ms,
+                    f"{speed.encoder_speedup:.2f} times as fast as eager",
+                ),
+                ("  with pictures encoded before", speed.sampler_ms, ""),
+                ("  pictures, eager", speed.eager_encoder_ms, ""),
+            ):
+                table.add_row(way, f"{took.p50:.2f}", f"{took.p99:.2f}", f"{took.max:.2f}", note)
         table.add_row(
             f"limit of the machine, {threads}",
             f"{limit_ms:.2f}",

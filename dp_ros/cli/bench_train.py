@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--widths", metavar="N,...", help="channels of the levels of the U-Net; inference: random weights"
     )
+    group.add_argument(
+        "--encoder", choices=("small", "resnet18"), help="of pictures, inference only: random weights"
+    )
     group.add_argument("--batch", type=int, help="samples a step")
     group.add_argument(
         "--threads", metavar="N", help="CPU threads; inference: one or several numbers (default 1)"

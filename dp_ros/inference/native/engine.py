@@ -138,7 +138,7 @@ class NativeEngine(CheckedEngine):
     def _draw(self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None) -> Floats:
         """Actions (B, horizon, dim) in robot units, for B of everything."""
         # Row by row: a product of matrices would round a row by how many others there are.
-        films = np.stack([row @ self._observation_film for row in _mish(self._encode(observation))])
+        films = np.stack([row @ self._observation_film for row in _mish(self.encode(observation))])
         sampler = self.manifest.sampler
         fresh = None
         if sampler.method == "ddpm":
@@ -166,8 +166,8 @@ class NativeEngine(CheckedEngine):
             return actions
         return np.where(prefix.weights[..., None] >= 1, prefix.actions, actions)
 
-    def _encode(self, observation: Mapping[str, NDArray[Any]]) -> Floats:
-        """Normalised (B, O)."""
+    def encode(self, observation: Mapping[str, NDArray[Any]]) -> Floats:
+        """What the U-Net is told of observations {stream: (B, n_obs_steps, *shape)}: (B, O), normalised."""
         parts = []
         for key, spec in self.task.observations.items():
             seen = observation[key]
