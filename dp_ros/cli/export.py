@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sampler",
-        choices=("ddim", "ddpm"),
-        help="ddim, or ddpm, which adds noise at each step (default: as the recipe says)",
+        choices=("ddim", "ddpm", "dpmsolver++"),
+        help="ddim; ddpm, which adds noise at each step; dpmsolver++, for fewer steps (default: as the recipe says)",
     )
     parser.add_argument(
         "--num-inference-steps",

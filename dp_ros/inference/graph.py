@@ -64,16 +64,27 @@ class OneStep(nn.Module):
         planned: Tensor,
         weights: Tensor,
         *further: Tensor,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Map noisy actions (1, T, A) to less noisy ones.
 
         `further` is the mask of known actions (1, T) where the network takes one, then the step's noise (1, T, A)
-        where the sampler is DDPM.
+        where the sampler is DDPM, or the last estimate of the clean actions (1, T, A) where it is DPM-Solver++, which
+        also gives that of this step.
         """
         rest = list(further)
-        clean_x, clean_p, noise_x, noise_p, next_clean, next_noise, towards, keep, fresh, noise_share = (
-            coefficients.unbind()
-        )
+        (
+            clean_x,
+            clean_p,
+            noise_x,
+            noise_p,
+            next_clean,
+            next_noise,
+            towards,
+            keep,
+            fresh,
+            noise_share,
+            momentum,
+        ) = coefficients.unbind()
         known = rest.pop(0) if self.policy.unet.mask_channel else None
         if self.policy.inpainted_dim:
             planned = F.pad(planned, (0, self.policy.inpainted_dim))
@@ -89,8 +100,12 @@ class OneStep(nn.Module):
             following = clean * next_clean + noise * next_noise
         else:
             following = clean * towards + kept
+            if self.policy.sampler.method == "dpmsolver++":
+                following = following + (clean - rest.pop(0)) * momentum
         gain = self.policy.prefix_gain(weights, noise_share)
         following = following * (1.0 - gain) + (planned * towards + kept) * gain
+        if self.policy.sampler.method == "dpmsolver++":
+            return following, clean
         return following + rest.pop(0) * fresh if rest else following
 
 
@@ -110,6 +125,7 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     steps = denoising_steps(policy.sampler)
     images = [key for key, spec in task.observations.items() if spec.is_image]
     masked, noisy = policy.unet.mask_channel, policy.sampler.method == "ddpm"
+    multistep = policy.sampler.method == "dpmsolver++"
     with torch.inference_mode():
         films = policy.unet.condition_of_step(torch.tensor([step.level for step in steps])).numpy()
     width = films.shape[1]
@@ -117,8 +133,9 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     step_inputs |= {"coefficients": (len(_coefficients(steps[0])),), "planned": actions, "weights": weights}
     step_inputs |= {"known": weights} if masked else {}
     step_inputs |= {"fresh": trajectory} if noisy else {}
+    step_inputs |= {"previous": trajectory} if multistep else {}
     head = exported_graph(ObservationHalf(policy), streams, ["film"], images)
-    body = exported_graph(OneStep(policy), step_inputs, ["next"])
+    body = exported_graph(OneStep(policy), step_inputs, ["next", "clean"] if multistep else ["next"])
 
     graph = _Graph()
     inputs = {
@@ -133,6 +150,7 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     graph.add(head, "observation/", {**{key: key for key in streams}, "film": "observation_film"})
     _add_prefix(graph, policy)
     x = _tempered(graph, "noise", policy.sampler.temperature)
+    graph.constant("clean/none", np.zeros(trajectory, np.float32))
     step_noise = _tempered(graph, STEP_NOISE_INPUT, policy.sampler.temperature) if noisy else ""
     for k, (step, film) in enumerate(zip(steps, films, strict=True)):
         graph.constant(f"film/{k}", film[None])
@@ -144,6 +162,7 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
             "weights": PREFIX_WEIGHTS_INPUT,
         }
         names |= {"known": "prefix/known", "fresh": f"fresh/{k}", "next": f"actions/{k}"}
+        names |= {"previous": f"clean/{k - 1}" if k else "clean/none", "clean": f"clean/{k}"}
         if noisy:
             graph.constant(f"number/{k}", np.array([k]))
             graph.node("Gather", [step_noise, f"number/{k}"], f"fresh/{k}", axis=0)

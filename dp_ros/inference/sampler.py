@@ -1,4 +1,4 @@
-"""The sampler in numbers: noise schedule, coefficients of DDIM and DDPM, the noise that a draw starts from.
+"""The sampler in numbers: noise schedule, coefficients of DDIM, DDPM and DPM-Solver++, the noise of a draw.
 
 numpy only, so that a robot needs neither torch nor diffusers; tests hold the coefficients against diffusers.
 Easy to get wrong: the loop ends at noise level 0, not below it, so the last step lands on the clean sample only
@@ -15,6 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+#: Logarithm of signal over noise below which DPM-Solver++ does not begin, the value that diffusers recommends for this
+#: schedule.
+LOWEST_LOG_RATIO = -5.1
+
 
 class SamplerSpec(BaseModel):
     """Noise schedule of the training and number of steps of the sampling."""
@@ -29,8 +33,9 @@ class SamplerSpec(BaseModel):
     2202.00512), sqrt(signal share) * noise - sqrt(noise share) * clean."""
     clip_sample: bool = True
     """Whether the estimate of the clean actions is clipped to [-1, 1] at each step."""
-    method: Literal["ddim", "ddpm"] = "ddim"
-    """DDIM (no noise after the first draw), or DDPM (new noise at each step)."""
+    method: Literal["ddim", "ddpm", "dpmsolver++"] = "ddim"
+    """DDIM (no noise after the first draw), DDPM (new noise at each step), or DPM-Solver++ (2M; Lu et al., 2022, arXiv
+    2211.01095; like DDIM, and each step also looks at how the estimate of the clean actions moved in the last one)."""
     num_inference_steps: int = Field(default=10, ge=1)
     """Number of denoising steps."""
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
@@ -43,6 +48,11 @@ class SamplerSpec(BaseModel):
             raise ValueError(
                 f"num_inference_steps {self.num_inference_steps} is more than train_steps {self.train_steps}"
             )
+        if self.method == "dpmsolver++" and 2 * self.num_inference_steps > self.train_steps:
+            raise ValueError(
+                f"num_inference_steps {self.num_inference_steps}: dpmsolver++ takes at most half of train_steps "
+                f"{self.train_steps}"
+            )
         return self
 
 
@@ -52,7 +62,8 @@ class DenoisingStep(NamedTuple):
     With x the noisy actions and p the prediction of the network, clean = clip(x * clean_x + p * clean_p). Then
 
     - DDIM: x = clean * next_clean + noise * next_noise, with noise = x * noise_x + p * noise_p;
-    - DDPM: x = clean * towards + x * keep + z * fresh, with z standard normal.
+    - DDPM: x = clean * towards + x * keep + z * fresh, with z standard normal;
+    - DPM-Solver++: x = clean * towards + x * keep + (clean - clean of the last step) * momentum.
 
     `clean * towards + x * keep` is also the DDIM step that leads to `clean` with the noise that x then holds;
     guidance takes it to lead to a planned action (`guidance_gain`).
@@ -70,6 +81,7 @@ class DenoisingStep(NamedTuple):
     fresh: float
     noise_share: float
     """Share of noise in the variance of x at this level."""
+    momentum: float = 0.0
 
 
 def signal_shares(sampler: SamplerSpec) -> NDArray[np.float64]:
@@ -87,18 +99,18 @@ def signal_shares(sampler: SamplerSpec) -> NDArray[np.float64]:
 
 
 def denoising_steps(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[DenoisingStep]:
-    """Coefficients of the loop, in the order in which the steps run ("leading" spacing).
+    """Coefficients of the loop, in the order in which the steps run ("leading" spacing, DPM-Solver++ "linspace").
 
     Equation 12 of Song et al. (2020, arXiv 2010.02502): eta = 0 is DDIM; eta = 1 is DDPM, with the variance that
     Ho et al. (2020, arXiv 2006.11239) call beta tilde.
     """
-    n = num_inference_steps or sampler.num_inference_steps
-    stride = sampler.train_steps // n
+    levels = noise_levels(sampler, num_inference_steps)
     shares = signal_shares(sampler)
-    steps = []
-    for level in range((n - 1) * stride, -1, -stride):
+    steps: list[DenoisingStep] = []
+    last_h = 0.0
+    for k, level in enumerate(levels):
         share = float(shares[level])
-        share_next = float(shares[level - stride]) if level >= stride else 1.0
+        share_next = float(shares[levels[k + 1]]) if k + 1 < len(levels) else 1.0
         signal, noise = math.sqrt(share), math.sqrt(1 - share)
         if sampler.prediction == "epsilon":
             coefficients = (1 / signal, -noise / signal, 0.0, 1.0)
@@ -110,6 +122,10 @@ def denoising_steps(sampler: SamplerSpec, num_inference_steps: int | None = None
         if sampler.method == "ddpm":
             fresh = math.sqrt((1 - share_next) / (1 - share) * (1 - share / share_next))
         next_signal, next_noise = math.sqrt(share_next), math.sqrt(max(1 - share_next - fresh**2, 0.0))
+        momentum, h = 0.0, _log_ratio(share_next) - _log_ratio(share)
+        if sampler.method == "dpmsolver++" and 0 < k < len(levels) - 1:
+            momentum = (next_signal - next_noise * signal / noise) * h / (2 * last_h)
+        last_h = h
         steps.append(
             DenoisingStep(
                 level,
@@ -120,9 +136,28 @@ def denoising_steps(sampler: SamplerSpec, num_inference_steps: int | None = None
                 keep=next_noise / noise,
                 fresh=fresh,
                 noise_share=1 - share,
+                momentum=momentum,
             )
         )
     return steps
+
+
+def noise_levels(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[int]:
+    """Levels of the steps, highest first: with DPM-Solver++ evenly from the top, else from one stride below.
+
+    The top is the highest level at which float32 can still tell clean actions from noise (`LOWEST_LOG_RATIO`).
+    """
+    n = num_inference_steps or sampler.num_inference_steps
+    if sampler.method == "dpmsolver++":
+        usable = sum(_log_ratio(share) >= LOWEST_LOG_RATIO for share in signal_shares(sampler))
+        return [int(level) for level in np.linspace(0, usable - 1, n + 1).round()[:0:-1]]
+    stride = sampler.train_steps // n
+    return list(range((n - 1) * stride, -1, -stride))
+
+
+def _log_ratio(share: float) -> float:
+    """Logarithm of signal over noise; infinite without noise."""
+    return 0.5 * math.log(share / (1 - share)) if share < 1 else math.inf
 
 
 def sampling_noise(seed: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -24,7 +24,13 @@ from torch import Tensor, nn
 
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import NetworkSpec
-from dp_ros.inference.sampler import SamplerSpec, denoising_steps, inpainting_noise, step_noise
+from dp_ros.inference.sampler import (
+    LOWEST_LOG_RATIO,
+    SamplerSpec,
+    denoising_steps,
+    inpainting_noise,
+    step_noise,
+)
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
 from dp_ros.policies.specs import TransformerSpec, UnetSpec, conditioning_of, labels_of
@@ -295,7 +301,7 @@ class DiffusionPolicy(Policy):
         """
         if prefix is None:
             return self.denoise(observation, noise, num_inference_steps)[-1]
-        scheduler = ddim_scheduler(self.sampler)
+        scheduler = scheduler_of(self.sampler)
         scheduler.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
         steps = denoising_steps(self.sampler, num_inference_steps)
         noise = self._noise_of_trajectory(noise)
@@ -321,7 +327,7 @@ class DiffusionPolicy(Policy):
         self, observation: Mapping[str, Tensor], noise: Tensor, num_inference_steps: int | None = None
     ) -> list[Tensor]:
         """Actions (B, horizon, action_dim), robot units, after each step: the noise first, what is drawn last."""
-        scheduler = ddim_scheduler(self.sampler)
+        scheduler = scheduler_of(self.sampler)
         scheduler.set_timesteps(num_inference_steps or self.sampler.num_inference_steps)
         noise = self._noise_of_trajectory(noise)
         fresh = self._fresh_noise(noise, len(scheduler.timesteps))
@@ -378,7 +384,7 @@ class DiffusionPolicy(Policy):
 
     def _fresh_noise(self, noise: Tensor, n_steps: int) -> Tensor | None:
         """Noise (n_steps, B, *trajectory_shape) that DDPM adds; None for DDIM."""
-        if self.sampler.method == "ddim":
+        if self.sampler.method != "ddpm":
             return None
         drawn = [step_noise(each, n_steps) for each in noise.numpy()]
         return torch.from_numpy(np.stack(drawn, axis=1)) * self.sampler.temperature
@@ -450,8 +456,10 @@ def _joined(frames: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(list(frames.values()), dim=-1).flatten(1)
 
 
-def ddim_scheduler(sampler: SamplerSpec) -> Any:
+def scheduler_of(sampler: SamplerSpec) -> Any:
     """Scheduler of diffusers that runs a policy trained with `sampler`."""
+    if sampler.method == "dpmsolver++":
+        return _dpm_solver(sampler)
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(**_scheduler_arguments(sampler), set_alpha_to_one=True, steps_offset=0)
@@ -466,6 +474,21 @@ def _next(
     return scheduler.step(  # type: ignore[no-any-return]
         prediction, step, actions, eta=1.0, use_clipped_model_output=True, variance_noise=fresh[k]
     ).prev_sample
+
+
+def _dpm_solver(sampler: SamplerSpec) -> Any:
+    from diffusers import DPMSolverMultistepScheduler
+
+    class Clipping(DPMSolverMultistepScheduler):  # type: ignore[misc]
+        """That of diffusers, which does not clip, though estimates of the clean actions at high noise are wild."""
+
+        def convert_model_output(self, *args: Any, **kwargs: Any) -> Tensor:
+            clean: Tensor = super().convert_model_output(*args, **kwargs)
+            return clean.clamp(-1.0, 1.0) if sampler.clip_sample else clean
+
+    arguments = {key: value for key, value in _scheduler_arguments(sampler).items() if key != "clip_sample"}
+    arguments |= {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
+    return Clipping(**arguments, lambda_min_clipped=LOWEST_LOG_RATIO)
 
 
 @functools.cache

@@ -59,6 +59,7 @@ def test_the_graph_draws_what_a_plain_loop_of_diffusers_draws(prediction: str, t
         (prefix_policy, {"method": "ddpm", "num_inference_steps": 12}, "trained"),
         (small_policy, {"method": "ddpm", "num_inference_steps": 25, "prediction": "sample"}, "guided"),
         (prefix_policy, {"temperature": 0.7}, "trained"),
+        (prefix_policy, {"method": "dpmsolver++", "num_inference_steps": 6}, "trained"),
         (small_policy, {"method": "ddpm", "num_inference_steps": 12, "temperature": 0.5}, "guided"),
     ],
 )
@@ -121,7 +122,7 @@ def test_weights_are_stored_once_however_many_steps_the_graph_has(exported: Path
     shapes = [tuple(weight.dims) for weight in graph.initializer]
     assert shapes.count((16, 16, 5)) == 7  # one for each such convolution, not one for each step
     stored = sum(4 * math.prod(shape) for shape in shapes)
-    per_step = 4 * (192 + 6)  # FiLM of the noise level, DDIM coefficients
+    per_step = 4 * (192 + 7)  # FiLM of the noise level, coefficients
     assert stored < n_bytes + 10 * per_step + 2000
 
 

@@ -129,6 +129,8 @@ def test_any_horizon(horizon: int, tmp_path: Path) -> None:
     "sampler",
     [
         {"method": "ddpm", "num_inference_steps": 20},
+        {"method": "dpmsolver++", "num_inference_steps": 6},
+        {"method": "dpmsolver++", "num_inference_steps": 20, "clip_sample": False, "prediction": "sample"},
         {"prediction": "sample"},
         {"prediction": "v_prediction"},
         {"clip_sample": False},

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dp_ros.inference.sampler import SamplerSpec, denoising_steps, sampling_noise, signal_shares, step_noise
+from dp_ros.inference.sampler import (
+    LOWEST_LOG_RATIO,
+    SamplerSpec,
+    denoising_steps,
+    sampling_noise,
+    signal_shares,
+    step_noise,
+)
 
 PINNED = [[-3.0019383430480957, -0.3803952634334564], [1.0992686748504639, -0.9002777934074402]]
 PINNED_STEP = [1.7102687358856201, -0.9426621198654175]
@@ -94,7 +101,34 @@ def test_ddpm_is_that_of_diffusers(
         x = expected.numpy()
 
 
-@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("n", [1, 2, 10, 16, 50])
+def test_dpm_solver_is_that_of_diffusers(prediction: str, n: int) -> None:
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=100,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction,
+        lambda_min_clipped=LOWEST_LOG_RATIO,
+    )
+    scheduler.set_timesteps(n)
+    steps = denoising_steps(SamplerSpec(prediction=prediction, method="dpmsolver++", num_inference_steps=n))
+    assert [step.level for step in steps] == scheduler.timesteps.tolist()
+    rng = np.random.default_rng(0)
+    x, last = rng.standard_normal((16, 2)), np.zeros((16, 2))
+    expected = torch.from_numpy(x)
+    for step in steps:
+        p = 0.5 * x + 0.1 * rng.standard_normal((16, 2))  # stands for the network
+        clean = x * step.clean_x + p * step.clean_p
+        expected = scheduler.step(torch.from_numpy(p), step.level, expected).prev_sample
+        x = clean * step.towards + x * step.keep + (clean - last) * step.momentum
+        np.testing.assert_allclose(x, expected.numpy(), rtol=1e-3, atol=1e-4)
+        x, last = expected.numpy(), clean
+    assert n < 3 or any(step.momentum for step in steps)
+
+
+@pytest.mark.parametrize("method", ["ddim", "ddpm", "dpmsolver++"])
 def test_a_step_that_is_right_about_the_clean_sample_leads_towards_it(method: str) -> None:
     """`towards` and `keep` are the step of a network that predicts the clean sample."""
     for step in denoising_steps(SamplerSpec(prediction="sample", method=method)):

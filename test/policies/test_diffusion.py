@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.inference.manifest import NetworkSpec  # noqa: E402
 from dp_ros.inference.sampler import SamplerSpec, signal_shares  # noqa: E402
-from dp_ros.policies.diffusion import DiffusionPolicy, ddim_scheduler  # noqa: E402
+from dp_ros.policies.diffusion import DiffusionPolicy, scheduler_of  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from test.policies.small import (  # noqa
     NETWORK,
@@ -126,7 +126,7 @@ def test_a_prefix_that_leaves_nothing_to_predict_is_refused() -> None:
 
 
 def test_the_timesteps_are_those_of_the_paper() -> None:
-    scheduler = ddim_scheduler(SamplerSpec())
+    scheduler = scheduler_of(SamplerSpec())
     scheduler.set_timesteps(10)
     assert scheduler.timesteps.tolist() == [90, 80, 70, 60, 50, 40, 30, 20, 10, 0]
 

@@ -35,7 +35,7 @@ from dp_ros.inference.manifest import (
 )
 from dp_ros.inference.native.layout import KERNEL_SIZES, Convolution, UnetLayout
 from dp_ros.inference.ranges import scale_and_offset
-from dp_ros.inference.sampler import denoising_steps, step_noise
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
 from dp_ros.policies.specs import UnetSpec, conditioning_of
 from dp_ros.runtime.prefix import Prefix
 from dp_ros.task import TaskSpec
@@ -115,7 +115,7 @@ class NativeEngine(CheckedEngine):
         longest = self.task.n_obs_steps - 1 + network.prefix_steps if network.prefix_steps else 0
         self._can_be_known = np.arange(self.task.horizon) < longest
         self._encoders = _encoders(folder, manifest, self.task, threads)
-        self._network = _Network(layout, manifest.sampler.clip_sample, threads)
+        self._network = _Network(layout, manifest.sampler, threads)
 
     def sample_batch(
         self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None = None
@@ -186,11 +186,11 @@ class _Network:
 
     Args:
         layout: the network.
-        clip: whether estimates of the clean actions are clipped to [-1, 1].
+        sampler: its method, and whether it clips.
         threads: CPU threads.
     """
 
-    def __init__(self, layout: UnetLayout, clip: bool, threads: int) -> None:
+    def __init__(self, layout: UnetLayout, sampler: SamplerSpec, threads: int) -> None:
         self._library, self._film = library(), layout.film
         operations = (Convolution * len(layout.operations))(*layout.operations)
         x, out = layout.input, layout.output
@@ -199,7 +199,15 @@ class _Network:
             *(operations, len(operations), _pointer(layout.parameters), layout.parameters.size),
             *(layout.bytes.ctypes.data, layout.bytes.size),
             *(layout.sample_floats, layout.film, x.rows, out.channels, mask),
-            *(x.at, x.stride, out.at, out.stride, int(clip), threads),
+            *(
+                x.at,
+                x.stride,
+                out.at,
+                out.stride,
+                int(sampler.clip_sample),
+                int(sampler.method == "dpmsolver++"),
+                threads,
+            ),
         )
         if not self._handle:
             raise UserError(f"engine native: no memory or no thread for the model ({threads} threads)")
@@ -226,7 +234,7 @@ class _Network:
             noise: (B, T, A).
             films: (B, F), the observation's part of the condition.
             step_films: (K, F), that of the noise levels.
-            coefficients: (K, 10), of a `DenoisingStep` without its level.
+            coefficients: (K, 11), of a `DenoisingStep` without its level.
             fresh: (K, B, T, A) noise that steps add, for DDPM.
             planned: (B, T, A) normalised actions of a prefix; None: there is none.
             gains: (K, B, T) how far each step is led towards them.
@@ -286,7 +294,7 @@ def library() -> ctypes.CDLL:
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     loaded.dp_unet1d_create.restype = pointer
     loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, pointer, number, number]
-    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 2
+    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 3
     loaded.dp_unet1d_destroy.argtypes = [pointer]
     loaded.dp_unet1d_draw.argtypes = [pointer, ctypes.c_int, ctypes.c_int, *[pointer] * 9]
     return loaded

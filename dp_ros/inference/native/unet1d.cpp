@@ -44,7 +44,7 @@ constexpr int LANES = 8;
 constexpr int BLOCK = 2 * LANES;      // outputs that a kernel computes at a time
 constexpr int PAIRS = 32;             // of inputs, after which sums of 8-bit products go to float before they overflow
 constexpr int CHUNK_BYTES = 16384;    // of weights that are kept in the first-level cache
-constexpr int COEFFICIENTS = 10;      // of a denoising step, `DenoisingStep` without its level
+constexpr int COEFFICIENTS = 11;      // of a denoising step, `DenoisingStep` without its level
 constexpr float MISH_IS_LINEAR = 20.0f;
 
 inline Floats load(const float *from) { return *reinterpret_cast<const LooseFloats *>(from); }
@@ -338,10 +338,10 @@ class Network {
   Network(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters, const int8_t *bytes,
           int64_t n_bytes, int64_t sample_floats,
           int film, int rows, int dim, int mask, int64_t input, int64_t input_stride, int64_t output,
-          int64_t output_stride, int clip, int threads)
+          int64_t output_stride, int clip, int multistep, int threads)
       : ops_(ops, ops + n_ops), parameters_(n_parameters), bytes_(bytes, bytes + n_bytes), sample_floats_(sample_floats), film_(film), rows_(rows),
         dim_(dim), mask_(mask), input_(input), input_stride_(input_stride), output_(output),
-        output_stride_(output_stride), clip_(clip), threads_(threads), barrier_(threads), scratch_(threads) {
+        output_stride_(output_stride), clip_(clip), multistep_(multistep), threads_(threads), barrier_(threads), scratch_(threads) {
     std::copy(parameters, parameters + n_parameters, parameters_.begin());
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
@@ -360,6 +360,7 @@ class Network {
     if (memory_.size() < size_t(sample.samples * sample_floats_)) {
       memory_.assign(sample.samples * sample_floats_, 0.0f);
       condition_.resize(int64_t(sample.samples) * film_);
+      last_clean_.resize(int64_t(sample.samples) * rows_ * dim_);
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -427,7 +428,7 @@ class Network {
   void end_step(const Sample &s, int k) {
     const float *c = s.coefficients + k * COEFFICIENTS;
     const float clean_x = c[0], clean_p = c[1], noise_x = c[2], noise_p = c[3], next_clean = c[4], next_noise = c[5];
-    const float towards = c[6], keep = c[7], fresh = c[8];
+    const float towards = c[6], keep = c[7], fresh = c[8], momentum = c[10];
     for (int b = 0; b < s.samples; ++b) {
       for (int t = 0; t < rows_; ++t) {
         const int64_t at = int64_t(b) * rows_ + t;
@@ -437,8 +438,13 @@ class Network {
           const float x = s.actions[at * dim_ + d];
           float clean = x * clean_x + p[d] * clean_p;
           if (clip_) clean = std::min(std::max(clean, -1.0f), 1.0f);
-          float next = s.fresh ? clean * towards + x * keep
-                               : clean * next_clean + (x * noise_x + p[d] * noise_p) * next_noise;
+          float next = s.fresh || multistep_ ? clean * towards + x * keep
+                                             : clean * next_clean + (x * noise_x + p[d] * noise_p) * next_noise;
+          if (multistep_) {
+            float &last = last_clean_[at * dim_ + d];
+            if (momentum != 0.0f) next += (clean - last) * momentum;
+            last = clean;
+          }
           if (gain != 0.0f) next = next * (1.0f - gain) + (s.planned[at * dim_ + d] * towards + x * keep) * gain;
           if (s.fresh) next += s.fresh[(int64_t(k) * s.samples * rows_ + at) * dim_ + d] * fresh;
           s.actions[at * dim_ + d] = next;
@@ -581,8 +587,8 @@ class Network {
   const int64_t sample_floats_;
   const int film_, rows_, dim_, mask_;
   const int64_t input_, input_stride_, output_, output_stride_;
-  const int clip_, threads_;
-  std::vector<float> memory_, condition_;
+  const int clip_, multistep_, threads_;  // multistep: DPM-Solver++, else DDIM or, with fresh noise, DDPM
+  std::vector<float> memory_, condition_, last_clean_;
   Barrier barrier_;
   std::vector<Scratch> scratch_;
   std::vector<std::thread> workers_;
@@ -599,10 +605,10 @@ extern "C" {
 
 void *dp_unet1d_create(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters,
                        const int8_t *bytes, int64_t n_bytes, int64_t sample_floats, int film, int rows, int dim, int mask, int64_t input,
-                       int64_t input_stride, int64_t output, int64_t output_stride, int clip, int threads) {
+                       int64_t input_stride, int64_t output, int64_t output_stride, int clip, int multistep, int threads) {
   try {
     return new Network(ops, n_ops, parameters, n_parameters, bytes, n_bytes, sample_floats, film, rows, dim, mask, input, input_stride,
-                       output, output_stride, clip, threads);
+                       output, output_stride, clip, multistep, threads);
   } catch (...) {  // no memory, no thread: nothing may be thrown into Python
     return nullptr;
   }
