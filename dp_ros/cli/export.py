@@ -21,12 +21,15 @@ from dp_ros.inference.manifest import (
     MANIFEST_FILE,
     ONNX_FILE,
     AnyNetwork,
+    ExecutionSpec,
     Provenance,
     explain,
     load_manifest,
     utc_now,
 )
 from dp_ros.inference.sampler import SamplerSpec
+from dp_ros.runtime.execution import MODES, Execution
+from dp_ros.task import TaskSpec
 
 if TYPE_CHECKING:
     from dp_ros.policies.policy import Policy
@@ -62,6 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="scale of the noise that draws start from; below 1 they are more alike (default: as the recipe says, 1)",
     )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        help="how its chunks are executed by default (`dp-ros bench runtime --record` chooses by scores)",
+    )
+    parser.add_argument(
+        "--infer-every",
+        type=int,
+        metavar="N",
+        help="and steps from one inference to the next, 0: back to back",
+    )
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
 
 
@@ -74,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         policy, origin = _from_model(args)
     else:
         policy, origin = _from_run(args)
+    execution = _execution(policy.task, args)
+    if execution is not None:
+        origin |= {"execution": execution, "scores": ()}
     manifest = export_policy(policy, args.model, force=args.force, **origin)
     size = sum(spec.bytes for spec in manifest.files.values())
     drawn: str = manifest.network.kind
@@ -126,6 +143,18 @@ def _from_model(args: argparse.Namespace) -> tuple[Policy, dict[str, Any]]:
     if sampler == manifest.sampler:
         origin |= {"scores": manifest.scores, "execution": manifest.execution}
     return load_policy(args.source, manifest, sampler), origin
+
+
+def _execution(task: TaskSpec, args: argparse.Namespace) -> ExecutionSpec | None:
+    """What was asked for; None: nothing. Raises UserError for what cannot be."""
+    if args.mode is None and args.infer_every is None:
+        return None
+    every = task.n_action_steps if args.infer_every is None else args.infer_every
+    mode = args.mode or "replace"
+    Execution(mode, every).require(
+        task, "guided"
+    )  # every diffusion policy can be guided, and others have no rtc
+    return ExecutionSpec(mode=mode, infer_every=every)
 
 
 def _sampler(network: AnyNetwork, recipe: SamplerSpec, args: argparse.Namespace) -> SamplerSpec:

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from dp_ros.cli.main import main  # noqa: E402
-from dp_ros.inference.manifest import load_manifest  # noqa: E402
+from dp_ros.inference.manifest import ExecutionSpec, load_manifest  # noqa: E402
 from test.training.recordings import record_circles  # noqa: E402
 
 SMALL = ["--widths", "8,16", "--batch-size", "16", "--eval-episodes", "0"]
@@ -75,11 +75,13 @@ def test_any_of_the_checkpoints_that_a_run_kept_is_exported(
 
 def test_a_model_is_exported_again_with_another_sampler(model: Path, tmp_path: Path) -> None:
     arguments = ["export", str(model), str(tmp_path / "ddpm"), "--sampler", "ddpm"]
-    assert main([*arguments, "--num-inference-steps", "3"]) == 0
+    assert main([*arguments, "--num-inference-steps", "3", "--infer-every", "4"]) == 0
     old, new = load_manifest(model), load_manifest(tmp_path / "ddpm")
     assert (new.sampler.method, new.sampler.num_inference_steps) == ("ddpm", 3)
     assert new.provenance == old.provenance
     assert new.files["weights.safetensors"] == old.files["weights.safetensors"]
+    assert old.execution is None
+    assert new.execution == ExecutionSpec(mode="replace", infer_every=4)
     assert new.scores == [], "what the other sampler scored says nothing of this one"
 
 
@@ -102,7 +104,7 @@ def test_a_model_is_evaluated_into_json_figure_and_manifest(model: Path, tmp_pat
     assert [(e["seed"], e["repeat"]) for e in data["episodes"]] == [(5, 0), (5, 1), (6, 0), (6, 1)]
     assert data["mean_score"] == pytest.approx(sum(e["score"] for e in data["episodes"]) / 4)
     assert data["interval_95"][0] <= data["mean_score"] <= data["interval_95"][1]
-    assert data["engine"] == "onnx"
+    assert data["engine"] == "native"
     assert data["model_id"] == load_manifest(model).model_id
     assert data["provenance"]["steps"] == 20
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -148,6 +150,10 @@ def test_the_table_shows_every_seed(model: Path, capsys: pytest.CaptureFixture[s
         (
             ["export", "{run}", "{tmp}/m", "--num-inference-steps", "101"],
             "num_inference_steps 101 is more than train_steps 100",
+        ),
+        (
+            ["export", "{run}", "{tmp}/m", "--infer-every", "16"],
+            "infer_every: got 16, expected 0 (back to back) to 15",
         ),
         (["eval", "--model", "{tmp}/none"], "is not there, expected a model folder"),
         (["eval", "--model", "{model}", "--seeds", "3:1"], "seeds: 3:1 is empty"),
