@@ -28,7 +28,7 @@ from dp_ros.inference.manifest import (
     utc_now,
 )
 from dp_ros.inference.sampler import SamplerSpec
-from dp_ros.runtime.execution import MODES, Execution
+from dp_ros.runtime.execution import MODES, Execution, Mode
 from dp_ros.task import TaskSpec
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _execution(task: TaskSpec, args: argparse.Namespace) -> ExecutionSpec | None
     if args.mode is None and args.infer_every is None:
         return None
     every = task.n_action_steps if args.infer_every is None else args.infer_every
-    mode = args.mode or "replace"
+    mode: Mode = args.mode or "replace"
     Execution(mode, every).require(
         task, "guided"
     )  # every diffusion policy can be guided, and others have no rtc

@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "train": "train a policy on recorded episodes",
     "report": "show what became of a training run: table, curves, failed episodes",
     "dagger": "have a policy's own mistakes corrected, train on, and see what that brought",
+    "distill": "make a model that draws in 1 to 4 steps from one that needs more",
     "export": "make a model folder (ONNX, safetensors, manifest) from a training run",
     "import": "make a model folder from a checkpoint of LeRobot or of the Diffusion Policy reference",
     "eval": "score a model on the simulated robot, in process or over ROS",

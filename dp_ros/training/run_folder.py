@@ -66,6 +66,8 @@ class RunRecord(BaseModel):
     git_commit: str | None
     started_from: str | None = None
     """Which run's weights it began with; None: random ones."""
+    distilled_from: str | None = None
+    """Model folder that it learns to draw like; None: it learns from the data."""
     processes: int = 1
     """How many processes made it, each with its own part of a batch."""
 
@@ -85,6 +87,7 @@ class RunRecord(BaseModel):
         config: TrainingConfig,
         started_from: str | None = None,
         processes: int = 1,
+        distilled_from: str | None = None,
     ) -> RunRecord:
         """Record of a run that starts now, with this software."""
         return cls(
@@ -100,6 +103,7 @@ class RunRecord(BaseModel):
             git_commit=_git_commit(),
             started_from=started_from,
             processes=processes,
+            distilled_from=distilled_from,
         )
 
     def task_spec(self, run: str | Path) -> TaskSpec:

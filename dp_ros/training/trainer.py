@@ -31,7 +31,7 @@ from dp_ros.data.windows import cut_windows, load_demonstrations, split_episodes
 from dp_ros.errors import UserError
 from dp_ros.inference.torch import sample_batch
 from dp_ros.policies.build import build_policy, check_supported
-from dp_ros.policies.policy import Draw, Policy
+from dp_ros.policies.policy import Batch, Draw, Policy
 from dp_ros.policies.specs import labels_of, observed_steps
 from dp_ros.sim.pusht_rollout import EpisodeResult
 from dp_ros.task import TaskSpec
@@ -45,6 +45,7 @@ from dp_ros.training.checkpoint import (
 )
 from dp_ros.training.config import OptimizationSpec, TrainingConfig
 from dp_ros.training.display import TrainingDisplay
+from dp_ros.training.distill import Teacher
 from dp_ros.training.ema import WeightAverage
 from dp_ros.training.episode_record import save_episodes
 from dp_ros.training.evaluate import in_order, is_simulated, run_batched, summarize
@@ -57,6 +58,10 @@ _NOISE, _VALIDATION, _PREFIX = 2, 3, 4  # what a random number is for; 1 is the 
 _MOST_VALIDATION_SAMPLES = 1024
 _SLICE = 256  # of them at a time, for the memory that pictures need
 _MOST_SAMPLED = 64  # draws that train_action_mse_error compares with the recorded actions
+
+
+#: What is learnt: policy, batch and random numbers to a number.
+Loss = Callable[[Policy, Batch, Draw], Tensor]
 
 
 class TrainingError(UserError):
@@ -73,6 +78,7 @@ def train(
     start_from: str | Path | None = None,
     console: Console | None = None,
     workers: Workers | None = None,
+    teacher: Teacher | None = None,
 ) -> Progress:
     """Train a policy and leave `last.safetensors` and `best.safetensors` in the run folder.
 
@@ -85,6 +91,8 @@ def train(
         start_from: another run, on data of about the same range, whose best weights this one begins with; see `Origin`.
         console: where progress is shown.
         workers: the processes that train together; None: this one alone.
+        teacher: the policy whose draws this one learns to make in fewer steps, and whose weights it begins with; None:
+            it learns from the data.
 
     Raises:
         UserError: if task, data and recipe do not fit, the run is there already, or the loss is not finite.
@@ -110,9 +118,16 @@ def train(
     origin = None if start_from is None else Origin(Path(start_from), task, config)
     if origin is not None:
         statistics = origin.statistics(statistics)
+    if teacher is not None:
+        statistics = {key: dict(value) for key, value in teacher.policy.statistics.items()}
     policy = build_policy(task, statistics, config.network, config.sampler)
     policy.prepare(samples.actions)
     started_from = None if origin is None else origin.load_into(policy)
+    loss_of: Loss = _own_loss
+    if teacher is not None:
+        policy.load_state_dict(teacher.policy.state_dict())
+        teacher.policy.to(workers.device)
+        started_from, loss_of = teacher.manifest.model_id, teacher.loss
     policy.to(workers.device)
     average = WeightAverage(policy, spec.ema_power, spec.ema_max_decay)
     optimizer = torch.optim.AdamW(
@@ -120,7 +135,10 @@ def train(
     )
 
     # Run folder: new, or with a checkpoint to go on from.
-    record = RunRecord.of(task, data, demonstrations, statistics, config, started_from, workers.count)
+    distilled_from = None if teacher is None else str(teacher.folder)
+    record = RunRecord.of(
+        task, data, demonstrations, statistics, config, started_from, workers.count, distilled_from
+    )
     progress = Progress()
     if before is not None:
         before.require_same(record, run)
@@ -149,7 +167,7 @@ def train(
             step = progress.step
             due = step % spec.eval_every == 0 or step == spec.steps
             if due and step > progress.evaluated_step and workers.is_main:
-                result = _evaluate(average.policy, samples, validation, starts, spec, stopped)
+                result = _evaluate(average.policy, loss_of, samples, validation, starts, spec, stopped)
                 if result is not None:
                     metrics, episodes = result
                     progress.evaluated_step = step
@@ -174,7 +192,7 @@ def train(
                 known = _known_actions(spec, step, part, task, config)
                 batch = weighted_batch(spec, observation, actions, known)
                 with _precision(spec, workers.device):
-                    part_loss = policy.loss(batch, Draw(spec.seed, _NOISE, step, part.first, part.total))
+                    part_loss = loss_of(policy, batch, Draw(spec.seed, _NOISE, step, part.first, part.total))
                 weighted = part_loss * (part.share * workers.count)
                 weighted.backward()
                 loss += weighted.detach()
@@ -195,6 +213,10 @@ def train(
             if display.advance(loss.item(), rate):
                 values = {"lr": rate, "train_loss": display.mean_loss, "gradient_norm": gradient_norm.item()}
                 log.write(step + 1, {"epoch": batches.epochs(step + 1), **values})
+
+
+def _own_loss(policy: Policy, batch: Batch, draw: Draw) -> Tensor:
+    return policy.loss(batch, draw)
 
 
 def _start_states(
@@ -254,6 +276,7 @@ def _known_actions(
 @torch.no_grad()
 def _evaluate(
     policy: Policy,
+    loss_of: Loss,
     samples: Samples,
     validation: Samples,
     starts: Mapping[str, list[int]],
@@ -268,7 +291,7 @@ def _evaluate(
         observation, actions = validation.at(chosen[first : first + _SLICE], device)
         draw = Draw(spec.seed, _VALIDATION, 0, first, len(chosen))
         share = len(actions) / len(chosen)
-        found = {"val_loss": policy.loss(weighted_batch(spec, observation, actions), draw).item()}
+        found = {"val_loss": loss_of(policy, weighted_batch(spec, observation, actions), draw).item()}
         found |= {f"val_{key}_error": error for key, error in policy.label_errors(observation).items()}
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + share * value
