@@ -5,8 +5,8 @@
     dp-ros distill --out runs/fast --resume
 
 Consistency distillation on the data that the model was trained on, or on other data of its task. NAME=VALUE replaces a
-value of the recipe, which is that of `dp-ros train` with a network like the teacher's. What comes of it runs as any model
-does; `dp-ros eval` says what the saved steps cost.
+value of the recipe, which is that of `dp-ros train` with a network like the teacher's. What comes of it runs as any
+model does; `dp-ros eval` says what the saved steps cost.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError("MODEL cannot be given with --resume: a run is resumed as it was started")
         record = open_run(args.out)
         if record.distilled_from is None:
-            raise UserError(
-                f"{args.out}: is no distillation; go on with it by `dp-ros train --out {args.out} --resume`"
-            )
+            raise UserError(f"{args.out}: is no distillation; go on with it by `dp-ros train --resume`")
         task, data, config = record.task_spec(args.out), args.data or record.data, record.config
         teacher = Teacher.load(record.distilled_from, task)
     else:

@@ -1,15 +1,15 @@
-"""Consistency distillation: a student that gets from noise to actions in 1 to 4 steps learns from a policy that needs 10.
+"""Consistency distillation: a student that draws in 1 to 4 steps learns from a diffusion policy that needs 10.
 
     noise level   l_0 > l_1 > ... > l_K = clean
     teacher         x_0 ──DDIM step──► x_1                  one step along its own path
     student       clean(x_0, l_0)  ==  clean(x_1, l_1)      must say the same of both; at the last step, as the teacher
 
 Consistency models (Song et al., 2023, arXiv 2303.01469), which Consistency Policy (Prasad et al., 2024, arXiv
-2405.07503) brought to robots. The student predicts clean actions, because what it says at the highest level is all there
-is with one step, and begins with the teacher's weights. Its own estimate for x_1, without a gradient, is the target
-(Song and Dhariwal, 2023, arXiv 2310.14189, find no averaged copy is needed). What comes of it is a model folder like any
-other, sampled by DPM-Solver++, whose first and last steps are those of DDIM and which begins at the highest level. Easy
-to get wrong: a prefix belongs to both, or the student forgets how to go on from one.
+2405.07503) brought to robots. The student begins with the teacher's weights and predicts clean actions, because what it
+says at the highest level is all there is with one step. Its own estimate for x_1, without a gradient, is the target
+(Song and Dhariwal, 2023, arXiv 2310.14189, find no averaged copy is needed). What comes of it is a model folder like
+any other, sampled by DPM-Solver++, whose first and last steps are those of DDIM and which begins at the highest level.
+Easy to get wrong: a prefix belongs to both, or the student forgets how to go on from one.
 """
 
 from __future__ import annotations
