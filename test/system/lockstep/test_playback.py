@@ -26,12 +26,13 @@ from dp_ros.msg import LockstepDone
 from dp_ros.paths import share_dir
 from dp_ros.processes import running
 from dp_ros.runtime.controller import Controller
+from dp_ros.runtime.execution import Execution
 from dp_ros.task import TaskSpec, load_task
 
 from ..robot import Robot
 
 pytestmark = pytest.mark.timeout(120)
-STEPS = 40
+STEPS, EVERY = 40, 4  # as the manifest of the model says
 TOPICS = {"keypoint": ("/pusht/keypoints", PoseArray), "agent_pos": ("/pusht/joint_states", JointState)}
 
 
@@ -59,20 +60,20 @@ def same(a: list[Any], b: list[Any]) -> None:
 def test_a_recorded_run_played_back_gives_the_same_chunks_bit_for_bit(ros_domain: int) -> None:
     task = load_task("pusht_state")
     recording = Recording()
-    with pusht_session(model="pusht_state", task="pusht_state", engine="onnx") as (client, _):
+    with pusht_session(model="pusht_state", task="pusht_state", engine="auto") as (client, _):
         recording.listen(client.node)
         client.wait(lambda: recording.samples, "the first sample")
         client.reset(100007)
         handle = client.send_goal(seed=5, time_limit_s=STEPS * 0.1)
         answer = client.wait_for_result(handle, 60.0)
         assert answer.result.reason == "TIME_LIMIT"
-        client.wait(lambda: len(client.chunks) == STEPS // 8, "every chunk")
+        client.wait(lambda: len(client.chunks) == STEPS // EVERY, "every chunk")
         live = list(client.chunks)
         first_ns, last_ns = (to_ns(live[i].observation_stamp) for i in (0, -1))
         client.wait(lambda: len(recording.samples.get(last_ns, {})) == len(TOPICS), "the last one's samples")
     played = {t: s for t, s in sorted(recording.samples.items()) if first_ns - task.dt_ns <= t <= last_ns}
 
-    description = bringup.policy(model="pusht_state", engine="onnx")
+    description = bringup.policy(model="pusht_state", engine="auto")
     parameters = {**description.nodes[0].parameters, "lockstep": True, "use_sim_time": True}
     node = bringup.NodeSpec("policy", "policy_node", parameters)
     with Robot() as player, running(bringup.Bringup("player", (node,))):
@@ -111,14 +112,19 @@ def play(player: Robot, samples: dict[int, dict[str, Any]], first_ns: int) -> li
             return False
 
         player.until(publish, f"the node to be done with {time_ns}")
-    player.until(lambda: len(player.chunks) == STEPS // 8, "every chunk")
+    player.until(lambda: len(player.chunks) == STEPS // EVERY, "every chunk")
     return list(player.chunks)
 
 
 def in_process(task: TaskSpec, samples: dict[int, dict[str, Any]], first_ns: int) -> list[np.ndarray]:
     """The same through the runtime without ROS."""
-    engine = load_engine(share_dir() / "models" / "pusht_state", engine="onnx")
-    controller = Controller(task, immediate=True)
+    engine = load_engine(share_dir() / "models" / "pusht_state", engine="auto")
+    said = engine.manifest.execution
+    assert said is not None
+    assert (said.mode, said.infer_every) == ("rtc", EVERY), (
+        "the hardest of them: a chunk depends on the one before"
+    )
+    controller = Controller(task, immediate=True, execution=Execution(said.mode, said.infer_every))
     chunks = []
     for time_ns, messages in samples.items():
         for key, message in messages.items():
