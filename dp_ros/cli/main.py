@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "task": "check a task file and show what it says",
     "calibrate": "estimate latencies of streams and of the robot from a recorded motion",
     "collect": "record demonstrations of the scripted expert",
+    "data": "look at recordings, judge their episodes, merge, split and drop",
     "train": "train a policy on recorded episodes",
     "report": "show what became of a training run: table, curves, failed episodes",
     "dagger": "have a policy's own mistakes corrected, train on, and see what that brought",

@@ -105,11 +105,19 @@ def test_a_killed_robot_ends_the_demo_with_its_name(ros_domain: int, tmp_path: P
 
 
 def test_lockstep_over_ros_gives_the_same_episode_every_time_and_the_one_in_process(ros_domain: int) -> None:
-    engine = load_engine(share_dir() / "models" / MODEL, engine="onnx")
-    with pusht_session(model=MODEL, task="pusht_state", engine="onnx") as (client, _):
+    engine = load_engine(share_dir() / "models" / MODEL)
+    execution = engine.manifest.execution
+    assert execution is not None
+    with pusht_session(model=MODEL, task="pusht_state", engine="auto") as (client, _):
         over_ros = [client.run_episode(seed)[0] for seed in (100001, 100007, 100001)]
     in_process = [
-        rollout(engine.task, lambda request: sample_request(engine, request), seed)
+        rollout(
+            engine.task,
+            lambda request: sample_request(engine, request),
+            seed,
+            mode=execution.mode,
+            infer_every=execution.infer_every,
+        )
         for seed in (100001, 100007)
     ]
     states = [np.array(episode.states) for episode in over_ros]

@@ -1,0 +1,118 @@
+"""Episodes copied from recordings into new ones: merged, split, some left out.
+
+A recording that is there is never changed. What takes its place is written beside it, complete, and the two change
+names; the old one stays as NAME.before_N. Easy to get wrong: recordings of different tasks have arrays of the same
+names and shapes that mean different things, so only those of one task are put together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from dp_ros.data.durable_store import sync_folder
+from dp_ros.data.episode_writer import EpisodeWriter
+from dp_ros.data.layout import TAKEOVER, recorded_arrays
+from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.errors import UserError
+from dp_ros.task import TaskSpec
+
+
+def recorded_task(buffer: ReplayBuffer) -> TaskSpec:
+    """The task of a recording that can be taken apart.
+
+    Raises:
+        UserError: if it names none, or lacks an array of it.
+    """
+    task = buffer.task
+    if task is None:
+        raise UserError(f"{buffer.path}: does not say of which task it is, so its episodes cannot be copied")
+    missing = [key for key in recorded_arrays(task) if key not in buffer]
+    if missing:
+        raise UserError(f"{buffer.path}: lacks {', '.join(missing)} of its task {task.name}; it is damaged")
+    return task
+
+
+def copy_episodes(
+    sources: Iterable[tuple[ReplayBuffer, Sequence[int]]],
+    out: Path,
+    progress: Callable[[], None] = lambda: None,
+) -> int:
+    """Write episodes to a new recording.
+
+    Args:
+        sources: recordings and the episodes to take from each, in their order.
+        out: where; must not be there.
+        progress: called after each episode.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        UserError: if `out` is there, nothing would be in it, or the recordings are not of one task.
+    """
+    chosen = [(buffer, list(indices)) for buffer, indices in sources]
+    if out.exists():
+        raise UserError(f"{out}: is there already; give another --out")
+    if not any(indices for _, indices in chosen):
+        raise UserError(f"{out}: no episode would be in it; nothing was written")
+    tasks = [recorded_task(buffer) for buffer, _ in chosen]
+    for (buffer, _), task in zip(chosen, tasks, strict=True):
+        if task.digest() != tasks[0].digest():
+            raise UserError(
+                f"{buffer.path}: is of task {task.name} ({task.digest()}), {chosen[0][0].path} of {tasks[0].name} "
+                f"({tasks[0].digest()}); only recordings of one task can be put together"
+            )
+        if (TAKEOVER in buffer) != (TAKEOVER in chosen[0][0]):
+            raise UserError(
+                f"{buffer.path} and {chosen[0][0].path}: one holds demonstrations, the other runs in which an operator "
+                "may take over; keep them apart"
+            )
+    with EpisodeWriter(out, tasks[0], takeover=TAKEOVER in chosen[0][0]) as writer:
+        for buffer, indices in chosen:
+            seeds = buffer.episode_seeds
+            for index in indices:
+                arrays = buffer.episode(index)
+                for row in range(len(next(iter(arrays.values())))):
+                    writer.add({key: values[row] for key, values in arrays.items()})
+                writer.save(int(seeds[index]))
+                progress()
+        return writer.n_episodes
+
+
+def replace_with(path: Path, episodes: Sequence[int]) -> Path:
+    """Have the recording at `path` hold these of its episodes; returns where the whole one is kept."""
+    draft = path.with_name(f".{path.name}.part")
+    if draft.exists():
+        raise UserError(f"{draft}: is left of an attempt that was broken off; remove it")
+    copy_episodes([(ReplayBuffer.open(path), episodes)], draft)
+    number = 1
+    while (kept := path.with_name(f"{path.name}.before_{number}")).exists():
+        number += 1
+    os.rename(path, kept)
+    os.rename(draft, path)
+    sync_folder(path.parent)
+    return kept
+
+
+def parse_episodes(text: str, n_episodes: int) -> list[int]:
+    """Episodes by "3,5,10:20", in their order, each once.
+
+    Raises:
+        UserError: saying what was given and what there is.
+    """
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, colon, last = part.strip().partition(":")
+        try:
+            begin = int(first or "0" if colon else first)
+            end = int(last or n_episodes) if colon else begin + 1
+        except ValueError:
+            raise UserError(
+                f"episodes: got {part.strip()!r}, expected numbers and ranges such as 3,5,10:20"
+            ) from None
+        if not 0 <= begin < end <= n_episodes:
+            raise UserError(f"episodes: got {part.strip()!r}, the recording has 0 to {n_episodes - 1}")
+        chosen.update(range(begin, end))
+    return sorted(chosen)
