@@ -59,6 +59,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Allow goals."""
         self._active = True
+        self.get_logger().info("active: a goal may begin once the streams are there")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
