@@ -271,9 +271,16 @@ def test_what_it_is_not_made_for_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     native.library.cache_clear()
     native._why_no_library.cache_clear()
     try:
-        assert "libnot_there.so is not there; build the package" in why_not(manifest)
-        with pytest.raises(UserError, match="libnot_there.so is not there"):
+        assert "libnot_there.so cannot be used; build the package" in why_not(manifest)
+        with pytest.raises(UserError, match="libnot_there.so cannot be used"):
             load_engine(folder, "native")
+        monkeypatch.undo()
+        monkeypatch.setattr(native, "INTERFACE", 99)
+        native.library.cache_clear()
+        native._why_no_library.cache_clear()
+        assert "has interface 1, this code needs 99" in why_not(manifest), (
+            "a library of another version is not called"
+        )
         monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")
         monkeypatch.setattr(native, "cpu_flags", lambda: {"sse2", "avx2"})
         native._why_no_library.cache_clear()

@@ -33,7 +33,7 @@ from dp_ros.inference.manifest import (
     encoder_file,
     verify_file,
 )
-from dp_ros.inference.native.layout import KERNEL_SIZES, Convolution, UnetLayout
+from dp_ros.inference.native.layout import INTERFACE, KERNEL_SIZES, Convolution, UnetLayout
 from dp_ros.inference.ranges import scale_and_offset
 from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
 from dp_ros.policies.specs import UnetSpec, conditioning_of
@@ -279,18 +279,21 @@ def _why_no_library() -> str:
     try:
         library()
     except OSError as error:
-        return f"{LIBRARY} is not there; build the package ({error})"
+        return f"{LIBRARY} cannot be used; build the package ({error})"
     return ""
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled code, which CMakeLists.txt builds; raises OSError where it is not found."""
+    """The compiled code, which CMakeLists.txt builds; raises OSError where it is missing or of another version."""
     prefixes = [
         Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix
     ]
     installed = [prefix / "lib" / LIBRARY for prefix in prefixes]
     loaded = ctypes.CDLL(str(next((path for path in installed if path.is_file()), LIBRARY)))
+    found = loaded.dp_unet1d_interface() if hasattr(loaded, "dp_unet1d_interface") else 0
+    if found != INTERFACE:
+        raise OSError(f"{loaded._name} has interface {found}, this code needs {INTERFACE}")
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     loaded.dp_unet1d_create.restype = pointer
     loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, pointer, number, number]

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+#: What is agreed on with `unet1d.cpp`; raised there and here with every change of its functions or of Convolution.
+INTERFACE = 1
 #: Outputs in a block of weights, as in `unet1d.cpp`.
 BLOCK = 16
 KERNEL_SIZES = (3, 5, 7)

@@ -614,6 +614,9 @@ void *dp_unet1d_create(const DpConvolution *ops, int n_ops, const float *paramet
   }
 }
 
+// Of these functions and of DpConvolution; layout.py has the same number and takes no other.
+int dp_unet1d_interface() { return 1; }
+
 // Whether networks may have weights of 8 bits.
 int dp_unet1d_has_bytes() {
 #if defined(__AVX2__)
