@@ -6,7 +6,7 @@
 
 Consistency distillation on the data that the model was trained on, or on other data of its task. NAME=VALUE replaces a
 value of the recipe, which is that of `dp-ros train` with a network like the teacher's. What comes of it runs as any
-model does; `dp-ros eval` says what the saved steps cost.
+model does; `dp-ros eval` says what the saved steps cost. So far that is too much, see the README.
 """
 
 from __future__ import annotations
