@@ -53,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console()
     if args.resume:
-        if args.teacher is not None and "=" not in str(args.teacher):
-            raise UserError("MODEL cannot be given with --resume: a run is resumed as it was started")
+        if args.teacher is not None:
+            raise UserError(
+                "nothing but --data can be given with --resume: a run is resumed as it was started"
+            )
         record = open_run(args.out)
         if record.distilled_from is None:
             raise UserError(f"{args.out}: is no distillation; go on with it by `dp-ros train --resume`")

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-from onnx import helper
 from torch import Tensor, nn
 
 from dp_ros.errors import UserError
-from dp_ros.inference.graph import IR_VERSION, OPSET, exported_graph
+from dp_ros.inference.graph import exported_graph, save_graph
 from dp_ros.inference.manifest import TensorSpec
 from dp_ros.policies.baselines.state_policy import StatePolicy
 
@@ -50,8 +48,5 @@ def write_direct_graph(policy: StatePolicy, path: Path) -> dict[str, TensorSpec]
     """Write the whole draw of `policy` and return its inputs; its output is `action` (1, horizon, action_dim)."""
     inputs = direct_inputs(policy)
     graph = exported_graph(WholeDraw(policy), {key: spec.shape for key, spec in inputs.items()}, ["action"])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="dp_ros")
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    save_graph(graph, path)
     return inputs

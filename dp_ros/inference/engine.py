@@ -134,10 +134,7 @@ class CheckedEngine(abc.ABC):
             )
             for key in self._input_shapes
         }
-        actions = self._compute(inputs, np.ascontiguousarray(noise, dtype=np.float32), prefix)
-        if not np.isfinite(actions).all():
-            raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
-        return actions
+        return self._finite(self._compute(inputs, np.ascontiguousarray(noise, dtype=np.float32), prefix))
 
     def sample_batch(
         self,
@@ -165,6 +162,12 @@ class CheckedEngine(abc.ABC):
         self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32], prefix: Prefix | None
     ) -> NDArray[np.float32]:
         """Actions for checked input."""
+
+    def _finite(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`actions`, if a robot may get them; raises EngineError."""
+        if not np.isfinite(actions).all():
+            raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
+        return actions
 
     def _checked_prefix(self, prefix: Prefix) -> Prefix:
         """`prefix` as contiguous float32."""

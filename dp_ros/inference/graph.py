@@ -150,7 +150,8 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     graph.add(head, "observation/", {**{key: key for key in streams}, "film": "observation_film"})
     _add_prefix(graph, policy)
     x = _tempered(graph, "noise", policy.sampler.temperature)
-    graph.constant("clean/none", np.zeros(trajectory, np.float32))
+    if multistep:
+        graph.constant("clean/none", np.zeros(trajectory, np.float32))
     step_noise = _tempered(graph, STEP_NOISE_INPUT, policy.sampler.temperature) if noisy else ""
     for k, (step, film) in enumerate(zip(steps, films, strict=True)):
         graph.constant(f"film/{k}", film[None])
@@ -199,7 +200,13 @@ class _OnePicture(nn.Module):
 def write_encoder(policy: DiffusionPolicy, camera: str, path: Path) -> None:
     """Write the graph that `encoder_file` describes."""
     shape = (1, *policy.task.observations[camera].shape)
-    graph = exported_graph(_OnePicture(policy, camera), {"picture": shape}, ["features"], ["picture"])
+    save_graph(
+        exported_graph(_OnePicture(policy, camera), {"picture": shape}, ["features"], ["picture"]), path
+    )
+
+
+def save_graph(graph: Any, path: Path) -> None:
+    """Write a graph as a model that ONNX Runtime reads, once it is seen to be a valid one."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="dp_ros")
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
@@ -277,12 +284,7 @@ class _Graph:
 
         constants = list(self._constants.values())
         graph = helper.make_graph(self.nodes, "diffusion_policy", infos(inputs), infos(outputs), constants)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="dp_ros"
-        )
-        model.ir_version = IR_VERSION
-        onnx.checker.check_model(model)
-        onnx.save(model, str(path))
+        save_graph(graph, path)
 
 
 def _coefficients(step: DenoisingStep) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +158,24 @@ def noise_levels(sampler: SamplerSpec, num_inference_steps: int | None = None) -
 def _log_ratio(share: float) -> float:
     """Logarithm of signal over noise; infinite without noise."""
     return 0.5 * math.log(share / (1 - share)) if share < 1 else math.inf
+
+
+def guidance_gain(weights: Any, noise_share: Any) -> Any:
+    """How far the estimate of the clean actions moves towards planned ones of these weights, 0 to 1.
+
+    Arrays of numpy or tensors, whose shapes go together; gives such a one.
+
+    Real-time chunking (arXiv 2506.07339) samples with pseudo-inverse guidance (PiGDM, Song et al., 2023): the
+    planned actions y are a measurement of the clean ones, and each step moves them by the gradient of the weighted
+    error |y - clean(x)|, which runs backwards through the network. This is the same posterior step with that
+    Jacobian replaced by the identity, so no gradient is needed and an ONNX graph can hold it: the clean action,
+    known from x with variance r2 = 1 - alpha_bar as in PiGDM, is measured as y with variance (1 - w) / w, and the
+    mean of both lies w r2 / (w r2 + 1 - w) of the way towards y. Weight 1 is an exact measurement: the row is y at
+    every noise level, which is replacement. A weight below 1 decides early, where noise is large, which way a chunk
+    goes, and leaves the last word to the network. What the identity loses is that other rows learn of y through the
+    next evaluation of the network only.
+    """
+    return weights * noise_share / (weights * noise_share + (1.0 - weights))
 
 
 def sampling_noise(seed: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dp_ros.inference.engine import CheckedEngine, EngineError
+from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.manifest import WEIGHTS_FILE, Manifest, ManifestError, verify_file
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.build import build_policy
@@ -68,10 +68,9 @@ class TorchEngine(CheckedEngine):
         prefix: Prefix | None = None,
     ) -> NDArray[np.float32]:
         """See `Engine.sample_batch`."""
-        actions = sample_batch(self._policy, observation, noise, prefix, num_inference_steps=self._steps)
-        if not np.isfinite(actions).all():
-            raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
-        return actions
+        return self._finite(
+            sample_batch(self._policy, observation, noise, prefix, num_inference_steps=self._steps)
+        )
 
 
 def sample_batch(

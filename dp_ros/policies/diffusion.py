@@ -28,6 +28,7 @@ from dp_ros.inference.sampler import (
     LOWEST_LOG_RATIO,
     SamplerSpec,
     denoising_steps,
+    guidance_gain,
     inpainting_noise,
     step_noise,
 )
@@ -388,22 +389,6 @@ class DiffusionPolicy(Policy):
             return None
         drawn = [step_noise(each, n_steps) for each in noise.numpy()]
         return torch.from_numpy(np.stack(drawn, axis=1)) * self.sampler.temperature
-
-
-def guidance_gain(weights: Tensor, noise_share: float | Tensor) -> Tensor:
-    """How far the estimate of the clean actions moves towards planned ones of these weights, 0 to 1.
-
-    Real-time chunking (arXiv 2506.07339) samples with pseudo-inverse guidance (PiGDM, Song et al., 2023): the
-    planned actions y are a measurement of the clean ones, and each step moves them by the gradient of the weighted
-    error |y - clean(x)|, which runs backwards through the network. This is the same posterior step with that
-    Jacobian replaced by the identity, so no gradient is needed and an ONNX graph can hold it: the clean action,
-    known from x with variance r2 = 1 - alpha_bar as in PiGDM, is measured as y with variance (1 - w) / w, and the
-    mean of both lies w r2 / (w r2 + 1 - w) of the way towards y. Weight 1 is an exact measurement: the row is y at
-    every noise level, which is replacement. A weight below 1 decides early, where noise is large, which way a chunk
-    goes, and leaves the last word to the network. What the identity loses is that other rows learn of y through the
-    next evaluation of the network only.
-    """
-    return weights * noise_share / (weights * noise_share + (1.0 - weights))
 
 
 def check_supported(task: TaskSpec, network: DiffusionNetwork) -> None:

@@ -166,8 +166,6 @@ class Controller:
     @property
     def lead_steps(self) -> int:
         """Steps from an observation to the first action that its chunk will bring, by recent inferences."""
-        if self._immediate:
-            return 0
         return min(math.ceil(self._expected_ns / self._task.dt_ns), self._available - 1)
 
     @property

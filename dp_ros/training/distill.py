@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import Manifest, load_manifest
-from dp_ros.inference.sampler import DenoisingStep, SamplerSpec, denoising_steps, signal_shares
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, signal_shares
 from dp_ros.inference.torch import load_policy
 from dp_ros.policies.diffusion import DiffusionPolicy
 from dp_ros.policies.policy import Batch, Draw, Policy
@@ -93,6 +93,7 @@ class Teacher:
         def given(x: Tensor) -> Tensor:
             return x if known is None else torch.where(known.unsqueeze(-1), clean, x)
 
+        observed = student.encode(batch.observation)
         x = given(path.signal[place] * clean + path.noise[place] * noise)
         with torch.no_grad():
             condition = teacher.encode(batch.observation)
@@ -100,9 +101,9 @@ class Teacher:
             found = (x * path.clean_x[place] + predicted * path.clean_p[place]).clamp(-1.0, 1.0)
             following = given(found * path.towards[place] + x * path.keep[place])
             later = (place + 1).clamp(max=SEGMENTS - 1)
-            told = student.unet(following, path.level[later], student.encode(batch.observation), known)
+            told = student.unet(following, path.level[later], observed, known)
             target = torch.where((place == SEGMENTS - 1).view(-1, 1, 1), found, told.clamp(-1.0, 1.0))
-        said = student.unet(x, path.level[place], student.encode(batch.observation), known)
+        said = student.unet(x, path.level[place], observed, known)
         error = (said - target).square()
         return error.mean() if known is None else error[~known.unsqueeze(-1).expand_as(error)].mean()
 
@@ -131,7 +132,6 @@ class _Path:
         def of_steps(name: str) -> Tensor:
             return column([getattr(step, name) for step in steps])
 
-        assert {"clean_x", "clean_p", "towards", "keep"} <= set(DenoisingStep._fields)
         return cls(
             torch.tensor([step.level for step in steps], device=device),
             column(list(shares**0.5)),

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import CheckedEngine, EngineError
+from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.manifest import (
     WEIGHTS_FILE,
     Manifest,
@@ -35,7 +35,7 @@ from dp_ros.inference.manifest import (
 )
 from dp_ros.inference.native.layout import INTERFACE, KERNEL_SIZES, Convolution, UnetLayout
 from dp_ros.inference.ranges import scale_and_offset
-from dp_ros.inference.sampler import SamplerSpec, denoising_steps, step_noise
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, guidance_gain, step_noise
 from dp_ros.policies.specs import UnetSpec, conditioning_of
 from dp_ros.runtime.prefix import Prefix
 from dp_ros.task import TaskSpec
@@ -121,10 +121,9 @@ class NativeEngine(CheckedEngine):
         self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None = None
     ) -> Floats:
         """See `Engine.sample_batch`."""
-        actions = self._draw({key: np.asarray(value) for key, value in observation.items()}, noise, prefix)
-        if not np.isfinite(actions).all():
-            raise EngineError(f"{self._label}: the actions are not finite; train or export the model again")
-        return actions
+        return self._finite(
+            self._draw({key: np.asarray(value) for key, value in observation.items()}, noise, prefix)
+        )
 
     @property
     def pictures_encoded(self) -> int:
@@ -148,8 +147,7 @@ class NativeEngine(CheckedEngine):
         planned = gains = known = None
         if prefix is not None:
             planned = prefix.actions * scale + offset
-            share, weights = self._noise_shares[:, None, None], prefix.weights[None]
-            gains = weights * share / (weights * share + (1 - weights))
+            gains = guidance_gain(prefix.weights[None], self._noise_shares[:, None, None])
             known = ((prefix.weights >= 1) & self._can_be_known).astype(np.float32)
         actions = self._network.draw(
             noise * np.float32(sampler.temperature),

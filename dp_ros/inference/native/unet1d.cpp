@@ -27,6 +27,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <sched.h>
@@ -175,14 +176,18 @@ void convolve(Span x, const float *w, int cin, int rows, int samples, bool borde
   }
 }
 
-void convolve(int taps, int step, Span x, const float *w, int cin, int rows, int samples, bool borders, float *sums,
-              int64_t sums_stride) {
-  if (step == 2) convolve<3, 2>(x, w, cin, rows, samples, false, sums, sums_stride);
-  else if (taps == 1) convolve<1, 1>(x, w, cin, rows, samples, false, sums, sums_stride);
-  else if (taps == 2) convolve<2, 1>(x, w, cin, rows, samples, false, sums, sums_stride);
-  else if (taps == 3) convolve<3, 1>(x, w, cin, rows, samples, borders, sums, sums_stride);
-  else if (taps == 5) convolve<5, 1>(x, w, cin, rows, samples, borders, sums, sums_stride);
-  else convolve<7, 1>(x, w, cin, rows, samples, borders, sums, sums_stride);
+template <int N>
+using Constant = std::integral_constant<int, N>;
+
+// Calls `f` with taps and step as constants; steps of 2 are taken by convolutions with 3 taps only.
+template <class F>
+void with_constants(int taps, int step, F f) {
+  if (step == 2) f(Constant<3>{}, Constant<2>{});
+  else if (taps == 1) f(Constant<1>{}, Constant<1>{});
+  else if (taps == 2) f(Constant<2>{}, Constant<1>{});
+  else if (taps == 3) f(Constant<3>{}, Constant<1>{});
+  else if (taps == 5) f(Constant<5>{}, Constant<1>{});
+  else f(Constant<7>{}, Constant<1>{});
 }
 
 #if defined(__AVX2__)
@@ -245,16 +250,6 @@ void convolve8(Span16 x, const int8_t *w, int cin, int rows, int samples, const 
       }
     }
   }
-}
-
-void convolve8(int taps, int step, Span16 x, const int8_t *w, int cin, int rows, int samples, const float *scales,
-               float *sums, int64_t sums_stride) {
-  if (step == 2) convolve8<3, 2>(x, w, cin, rows, samples, scales, sums, sums_stride);
-  else if (taps == 1) convolve8<1, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
-  else if (taps == 2) convolve8<2, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
-  else if (taps == 3) convolve8<3, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
-  else if (taps == 5) convolve8<5, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
-  else convolve8<7, 1>(x, w, cin, rows, samples, scales, sums, sums_stride);
 }
 
 // `rows` rows of `cin` floats of all samples as 16-bit numbers, rows padded to an even length, and their scales.
@@ -482,13 +477,17 @@ class Network {
 #if defined(__AVX2__)
       if (op.scales >= 0) {
         const int8_t *w = &bytes_[op.weights] + int64_t(at + block) * ((op.cin + 1) / 2 * 2) * op.taps;
-        convolve8(op.taps, op.step, own.input, w, op.cin, op.rows, s.samples, &parameters_[op.scales] + at + block,
-                  sums + block, unit);
+        with_constants(op.taps, op.step, [&](auto taps, auto step) {
+          convolve8<taps, step>(own.input, w, op.cin, op.rows, s.samples, &parameters_[op.scales] + at + block,
+                                sums + block, unit);
+        });
         continue;
       }
 #endif
       const float *w = &parameters_[op.weights] + int64_t(at + block) * op.cin * op.taps;
-      convolve(op.taps, op.step, x, w, op.cin, op.rows, s.samples, op.borders, sums + block, unit);
+      with_constants(op.taps, op.step, [&](auto taps, auto step) {
+        convolve<taps, step>(x, w, op.cin, op.rows, s.samples, op.borders, sums + block, unit);
+      });
     }
     if (op.added_weights >= 0) {
       const float *added_bias = &parameters_[op.added_bias] + at;
@@ -497,13 +496,13 @@ class Network {
 #if defined(__AVX2__)
         if (op.added_scales >= 0) {
           const int8_t *w = &bytes_[op.added_weights] + int64_t(at + block) * ((op.added_cin + 1) / 2 * 2);
-          convolve8(1, 1, own.added, w, op.added_cin, op.rows, s.samples, &parameters_[op.added_scales] + at + block,
+          convolve8<1, 1>(own.added, w, op.added_cin, op.rows, s.samples, &parameters_[op.added_scales] + at + block,
                     added + block, unit);
           continue;
         }
 #endif
         const float *w = &parameters_[op.added_weights] + int64_t(at + block) * op.added_cin;
-        convolve(1, 1, span(op.added, op.added_stride), w, op.added_cin, op.rows, s.samples, false, added + block, unit);
+        convolve<1, 1>(span(op.added, op.added_stride), w, op.added_cin, op.rows, s.samples, false, added + block, unit);
       }
     }
     const int used = std::min(unit, op.cout - at);
