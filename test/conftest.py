@@ -24,6 +24,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 #: Domain ids up to 101 are safe with Linux's ephemeral ports; tests take turns in this range.
 _FIRST, _COUNT = 20, 80
 _turn = itertools.count(os.getpid())
+#: The domain that pytest and its workers were started under, which a test looking for what it left would find.
+_INHERITED = os.environ.get("ROS_DOMAIN_ID")
 
 
 @pytest.fixture
@@ -45,6 +47,8 @@ def _domain_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     pytest.importorskip("rclpy")
     with contextlib.ExitStack() as stack:
         for domain in (_FIRST + next(_turn) % _COUNT for _ in range(_COUNT)):
+            if str(domain) == _INHERITED:
+                continue
             lock = stack.enter_context(open(Path(tempfile.gettempdir()) / f"dp_ros_domain_{domain}", "w"))
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
