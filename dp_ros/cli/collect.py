@@ -122,11 +122,9 @@ def collect_in_process(
 ) -> Generator[Outcome, None, None]:
     """Generate and save episodes; yields what each came to, in the order of the seeds."""
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(EpisodeWriter(args.out, task))
-        if writer.recovered_steps:
-            console.print(
-                f"{args.out}: cut off {writer.recovered_steps} steps of an episode that was never saved"
-            )
+        writer = stack.enter_context(EpisodeWriter(args.out, task, keep_unfinished=False))
+        if writer.recovery:
+            console.print(f"{args.out}: {writer.recovery}")
         seeds = seeds_to_record(args.seed, writer.episode_seeds)
         generate = partial(generate_episode, task, style=style)
         made: Iterator[Demonstration] = (

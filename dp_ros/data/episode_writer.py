@@ -3,7 +3,8 @@
 Rows are written and flushed first, `meta/episode_ends` last; the rename of its `.zarray`, which holds the
 number of episodes, is the commit. Easy to get wrong: a new episode usually begins in the middle of a chunk
 that holds committed rows, so every file is replaced in one step and never written in place. Only one process
-can write to a recording.
+can write to a recording. What an operator deletes, and what a recorder that was killed left unfinished, becomes an
+episode of another recording beside it, NAME.set_aside.zarr.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ from numpy.typing import ArrayLike, NDArray
 from dp_ros.data.durable_store import PARTIAL, DurableStore, sync_folder, sync_tree
 from dp_ros.data.layout import (
     EPISODE_ENDS,
+    EPISODE_INFO,
     EPISODE_SEED,
+    EPISODE_SUCCESS,
     FORMAT,
     FORMAT_VERSION,
     META_CHUNK_ROWS,
     NO_SEED,
     TAKEOVER,
+    TIMESTAMP,
+    UNMARKED,
     Array,
     chunk_rows,
     recorded_arrays,
@@ -55,19 +60,26 @@ class EpisodeWriter:
     """Appends episodes to the recording at `path`, which is created if it is not there.
 
     Use as a context manager, or call `close`; both give up an episode that was not saved. With `takeover`, rows
-    also say whether an operator had taken over from a policy (`layout.TAKEOVER`).
+    also say whether an operator had taken over from a policy (`layout.TAKEOVER`). With `keep_unfinished`, rows that a
+    killed recorder left are put into the recording `set_aside_path(path)`; without, they are cut off.
 
     Raises:
         RecordingError: if `path` holds a recording of another task or anything else, or another process
             writes to it.
     """
 
-    def __init__(self, path: str | Path, task: TaskSpec, *, takeover: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, task: TaskSpec, *, takeover: bool = False, keep_unfinished: bool = True
+    ) -> None:
         self.path = Path(path)
         self.task = task
         self.recovered_steps = 0
         """Rows of an unfinished episode that a killed recorder had left and that were cut off on opening."""
+        self.set_aside_steps = 0
+        """How many of them were complete and are now an episode of `set_aside_path(path)`."""
         self._spec = recorded_arrays(task, takeover)
+        self._ends = self._seeds = self._successes = np.empty(0, np.int64)
+        self._infos: list[dict[str, str]] = []
         self._rows: list[dict[str, Array]] = []  # accepted, not yet in the arrays
         self._written = 0  # rows of the episode in progress that are in the arrays
         self._commit_uncertain = False  # a save was interrupted, perhaps after its last write
@@ -76,24 +88,33 @@ class EpisodeWriter:
             _create(self.path, task, self._spec)
         buffer = ReplayBuffer.open(self.path)
         self._check_same_task(buffer)
-        self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
+        self._read_index(buffer)
         self._lock = _lock(self.path)
         try:
             buffer = ReplayBuffer.open(self.path)  # again: another writer may have ended since
-            self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
+            self._read_index(buffer)
             self._store = DurableStore(self.path)
             self._data = _open_for_writing(self._store)
             for leftover in self.path.rglob(f".*{PARTIAL}"):
                 leftover.unlink(missing_ok=True)
             self.recovered_steps = buffer.unfinished_steps
             if self.recovered_steps:
-                log.warning(
-                    "%s: cut off %d rows of an episode that was never saved", self.path, self.recovered_steps
-                )
+                if keep_unfinished:
+                    self.set_aside_steps = self._set_aside(self._unfinished(), {"set_aside": "unfinished"})
+                log.warning("%s: %s", self.path, self.recovery)
                 self._cut_back()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def recovery(self) -> str:
+        """What a killed recorder had left and where it is now, for a person; empty if nothing."""
+        if not self.recovered_steps:
+            return ""
+        text = f"{self.recovered_steps} steps of an episode that was never saved were cut off"
+        kept = set_aside_path(self.path)
+        return text + (f"; {self.set_aside_steps} of them are in {kept}" if self.set_aside_steps else "")
 
     @property
     def n_episodes(self) -> int:
@@ -141,11 +162,15 @@ class EpisodeWriter:
                     f"{self.path}: step not written: {error}; the episode is kept"
                 ) from error
 
-    def save(self, seed: int = NO_SEED) -> int:
+    def save(
+        self, seed: int = NO_SEED, *, success: bool | None = None, info: Mapping[str, str] | None = None
+    ) -> int:
         """Commit the episode in progress and return its index.
 
         Args:
             seed: of the episode's start state, where there is one; kept in `meta/episode_seed`.
+            success: what the operator said of it, kept in `meta/episode_success`.
+            info: texts about it, such as operator and instruction; kept among the attributes of `meta`.
 
         Raises:
             RecordingError: if no step was added, or the disk refused (the episode then stays in progress).
@@ -155,20 +180,56 @@ class EpisodeWriter:
             raise RecordingError(f"{self.path}: nothing to save, no step was recorded")
         ends = np.append(self._ends, self._committed_rows + self.n_steps)
         seeds = np.append(self._seeds, seed)
+        successes = np.append(self._successes, UNMARKED if success is None else int(success))
+        infos = [*self._infos, dict(info or {})]
         try:
             with self._writing():
                 self._commit_uncertain = True
                 self._flush()
                 self._store.sync()
+                self._write_info(infos)
                 self._write_index(EPISODE_SEED, seeds)
+                self._write_index(EPISODE_SUCCESS, successes)
                 self._write_index(EPISODE_ENDS, ends)
         except OSError as error:
             raise RecordingError(
                 f"{self.path}: not saved: {error}; the episode is kept, save again"
             ) from error
         self._commit_uncertain = False
-        self._ends, self._seeds, self._written = ends, seeds, 0
+        self._ends, self._seeds, self._successes, self._infos = ends, seeds, successes, infos
+        self._written = 0
         return self.n_episodes - 1
+
+    def delete_last(self) -> int:
+        """Take the last committed episode out and return its index; it is kept in `set_aside_path(path)`.
+
+        Raises:
+            RecordingError: if there is none, one is in progress, or the disk refused (nothing is lost then).
+        """
+        self._open_or_raise()
+        if self.n_steps:
+            raise RecordingError(
+                f"{self.path}: {self.n_steps} steps are in progress; save or discard them first"
+            )
+        if not self.n_episodes:
+            raise RecordingError(f"{self.path}: no episode is there to delete")
+        index = self.n_episodes - 1
+        try:
+            episode = ReplayBuffer.open(self.path).episode(index)
+            self._set_aside(
+                episode,
+                {**self._infos[index], "set_aside": "deleted"},
+                seed=int(self._seeds[index]),
+                success=int(self._successes[index]),
+            )
+            with self._writing():
+                self._write_index(EPISODE_ENDS, self._ends[:index])
+                self._ends, self._seeds = self._ends[:index], self._seeds[:index]
+                self._successes, self._infos = self._successes[:index], self._infos[:index]
+                self._cut_back()
+        except OSError as error:
+            raise RecordingError(f"{self.path}: episode {index} could not be deleted: {error}") from error
+        return index
 
     def discard(self) -> int:
         """Forget the episode in progress; returns how many steps it had."""
@@ -201,6 +262,46 @@ class EpisodeWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _read_index(self, buffer: ReplayBuffer) -> None:
+        self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
+        self._successes, self._infos = buffer.episode_success, buffer.episode_info
+
+    def _unfinished(self) -> dict[str, Array]:
+        """Rows beyond the committed ones that a killed recorder had written in full, oldest first.
+
+        Timestamps are written last, so a row whose timestamp is there is there altogether.
+        """
+        start = self._committed_rows
+        stop = min(array.shape[0] for array in self._data.values())
+        try:
+            times = np.asarray(self._data[TIMESTAMP][start:stop], dtype=np.float64)
+            later = np.flatnonzero(~(np.diff(times) > 0.0))
+            stop = start + (int(later[0]) + 1 if later.size else len(times))
+            return {key: np.asarray(array[start:stop]) for key, array in self._data.items()}
+        except (OSError, ValueError, RuntimeError) as error:
+            log.warning("%s: what was left unfinished cannot be read: %s", self.path, error)
+            return {}
+
+    def _set_aside(
+        self,
+        episode: Mapping[str, Array],
+        info: Mapping[str, str],
+        *,
+        seed: int = NO_SEED,
+        success: int = UNMARKED,
+    ) -> int:
+        """Append rows to the recording beside this one; returns how many there were. Raises RecordingError."""
+        rows = len(episode[TIMESTAMP]) if episode else 0
+        if not rows:
+            return 0
+        with EpisodeWriter(
+            set_aside_path(self.path), self.task, takeover=TAKEOVER in self._spec, keep_unfinished=False
+        ) as aside:
+            for row in range(rows):
+                aside.add({key: values[row] for key, values in episode.items()})
+            aside.save(seed, success=None if success == UNMARKED else bool(success), info=info)
+        return rows
 
     @property
     def _committed_rows(self) -> int:
@@ -246,7 +347,7 @@ class EpisodeWriter:
     def _flush(self) -> None:
         """Write the rows accepted so far behind the committed ones. Can be repeated when the disk refused."""
         rows, start = len(self._rows), self._committed_rows + self._written
-        for key, array in self._data.items():
+        for key, array in sorted(self._data.items(), key=lambda item: item[0] == TIMESTAMP):
             if not rows:
                 break
             array.resize((start + rows, *array.shape[1:]))
@@ -262,16 +363,32 @@ class EpisodeWriter:
         self._written, self._commit_uncertain = 0, False
 
     def _write_index(self, name: str, values: NDArray[np.int64]) -> None:
-        """Replace `meta/<name>`: values first, then their number, which makes the new one count."""
-        chunk = max(0, len(values) - 1) // META_CHUNK_ROWS
-        padded = np.zeros(META_CHUNK_ROWS, dtype="<i8")
-        last = values[chunk * META_CHUNK_ROWS :]
-        padded[: len(last)] = last
-        self._store.write(f"meta/{name}/{chunk}", padded.tobytes())
+        """Replace `meta/<name>`: values first, then their number, which makes the new one count.
+
+        Where only the last ones go, their number alone is written: their values must not vanish before it.
+        """
+        last = max(0, len(values) - 1) // META_CHUNK_ROWS
+        # An index that an older version did not write is written from its beginning.
+        missing = not (self.path / "meta" / name / ".zarray").exists()
+        metadata = self._index_metadata(EPISODE_ENDS if missing else name)
+        shrinks = not missing and len(values) < metadata["shape"][0]
+        for chunk in () if shrinks else range(0 if missing else last, last + 1):
+            padded = np.zeros(META_CHUNK_ROWS, dtype="<i8")
+            part = values[chunk * META_CHUNK_ROWS : (chunk + 1) * META_CHUNK_ROWS]
+            padded[: len(part)] = part
+            self._store.write(f"meta/{name}/{chunk}", padded.tobytes())
         self._store.sync()
-        metadata = self._index_metadata(name)
         metadata["shape"] = [len(values)]
         self._store.write(f"meta/{name}/.zarray", json.dumps(metadata, indent=2).encode())
+        self._store.sync()
+
+    def _write_info(self, infos: list[dict[str, str]]) -> None:
+        """Replace what is said of each episode; what is said beyond the last of them does not count."""
+        path = self.path / "meta" / ".zattrs"
+        if not any(infos) and not path.exists():
+            return
+        attributes = json.loads(path.read_bytes()) if path.exists() else {}
+        self._store.write("meta/.zattrs", json.dumps({**attributes, EPISODE_INFO: infos}).encode())
         self._store.sync()
 
     def _index_metadata(self, name: str) -> dict[str, Any]:
@@ -307,6 +424,11 @@ class EpisodeWriter:
         if unequal:
             names = ", ".join(sorted(unequal))
             raise RecordingError(f"{self.path}: damaged, data/ should not lack or have {names}")
+
+
+def set_aside_path(path: Path) -> Path:
+    """Where what was deleted from, or left unfinished in, the recording `path` is kept."""
+    return path.with_name(f"{path.stem}.set_aside{path.suffix}")
 
 
 def _lock(path: Path) -> int:
@@ -352,7 +474,7 @@ def _create(path: Path, task: TaskSpec, spec: Mapping[str, tuple[tuple[int, ...]
                 filters=None,
                 fill_value=0,
             )
-        for name in (EPISODE_ENDS, EPISODE_SEED):
+        for name in (EPISODE_ENDS, EPISODE_SEED, EPISODE_SUCCESS):
             meta.create_array(
                 name,
                 shape=(0,),

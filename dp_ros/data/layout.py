@@ -27,6 +27,11 @@ TIMESTAMP = "timestamp"
 TAKEOVER = "takeover"
 EPISODE_ENDS = "episode_ends"
 EPISODE_SEED = "episode_seed"
+#: What the operator said of each episode: 1 success, 0 failure, UNMARKED.
+EPISODE_SUCCESS = "episode_success"
+UNMARKED = -1
+#: Attribute of `meta`: for each episode texts such as operator and instruction. It may be longer than `episode_ends`.
+EPISODE_INFO = "episode_info"
 #: Seed of an episode whose start was not drawn from one, as on a real robot.
 NO_SEED = -1
 #: Rows of a chunk of `meta/*`.

@@ -16,7 +16,15 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from dp_ros.data.layout import EPISODE_ENDS, EPISODE_SEED, NO_SEED, Array
+from dp_ros.data.layout import (
+    EPISODE_ENDS,
+    EPISODE_INFO,
+    EPISODE_SEED,
+    EPISODE_SUCCESS,
+    NO_SEED,
+    UNMARKED,
+    Array,
+)
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
 
@@ -90,12 +98,32 @@ class ReplayBuffer:
     @property
     def episode_seeds(self) -> NDArray[np.int64]:
         """Seed of each episode's start state (n_episodes,); NO_SEED where it had none."""
-        array = self._root.get(f"meta/{EPISODE_SEED}")
-        seeds = np.full(self.n_episodes, NO_SEED, dtype=np.int64)
+        return self._of_episodes(EPISODE_SEED, NO_SEED)
+
+    @property
+    def episode_success(self) -> NDArray[np.int64]:
+        """What the operator said of each episode (n_episodes,): 1 success, 0 failure, UNMARKED."""
+        return self._of_episodes(EPISODE_SUCCESS, UNMARKED)
+
+    @property
+    def episode_info(self) -> list[dict[str, str]]:
+        """Texts about each episode, such as operator, instruction and when it was recorded; empty where unknown."""
+        meta = self._root.get("meta")
+        known = meta.attrs.get(EPISODE_INFO) if isinstance(meta, zarr.Group) else None
+        infos = [
+            {str(key): str(value) for key, value in info.items()} if isinstance(info, dict) else {}
+            for info in (known if isinstance(known, list) else [])
+        ]
+        return (infos + [{}] * self.n_episodes)[: self.n_episodes]
+
+    def _of_episodes(self, name: str, unknown: int) -> NDArray[np.int64]:
+        """`meta/<name>` for each episode, `unknown` where it says nothing."""
+        values = np.full(self.n_episodes, unknown, dtype=np.int64)
+        array = self._root.get(f"meta/{name}")
         if isinstance(array, zarr.Array):
             known = np.asarray(array[: self.n_episodes], dtype=np.int64)
-            seeds[: len(known)] = known
-        return seeds
+            values[: len(known)] = known
+        return values
 
     def keys(self) -> list[str]:
         """Names of the recorded arrays, sorted."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dp_ros.data.durable_store import sync_folder
 from dp_ros.data.episode_writer import EpisodeWriter
-from dp_ros.data.layout import TAKEOVER, recorded_arrays
+from dp_ros.data.layout import TAKEOVER, UNMARKED, recorded_arrays
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
@@ -71,12 +71,13 @@ def copy_episodes(
             )
     with EpisodeWriter(out, tasks[0], takeover=TAKEOVER in chosen[0][0]) as writer:
         for buffer, indices in chosen:
-            seeds = buffer.episode_seeds
+            seeds, successes, infos = buffer.episode_seeds, buffer.episode_success, buffer.episode_info
             for index in indices:
                 arrays = buffer.episode(index)
                 for row in range(len(next(iter(arrays.values())))):
                     writer.add({key: values[row] for key, values in arrays.items()})
-                writer.save(int(seeds[index]))
+                marked = None if successes[index] == UNMARKED else bool(successes[index])
+                writer.save(int(seeds[index]), success=marked, info=infos[index])
                 progress()
         return writer.n_episodes
 

@@ -114,8 +114,8 @@ class RecorderNode(Node):
         self._complete = Future()  # its rows
         self._complete.set_result(None)
         self._message = "ready"
-        if self._writer.recovered_steps:
-            self._note(f"cut off {self._writer.recovered_steps} steps of an episode that was never saved")
+        if self._writer.recovery:
+            self._note(self._writer.recovery)
         self._times: deque[int] = deque()  # grid times whose rows are due
         self._pending_ns: int | None = None  # clock time that lockstep waits for
         self._operator_done: dict[int, int] = {}  # clock time: stamp of the operator's command for it, or 0

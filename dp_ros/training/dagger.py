@@ -145,7 +145,7 @@ def _round_config(settings: DaggerSettings, number: int) -> TrainingConfig:
 
 def _add_labels(data: Path, run: Path, number: int, settings: DaggerSettings, console: Console) -> Labels:
     """Add the round's labels to the recording, those that are not there yet."""
-    with EpisodeWriter(data, _recorded_task(data)) as writer:
+    with EpisodeWriter(data, _recorded_task(data), keep_unfinished=False) as writer:
         if settings.takeovers is not None:
             return _add_takeovers(writer, settings)
         first = settings.first_seed + (number - 1) * settings.episodes
