@@ -1,6 +1,7 @@
 """Records demonstrations: what the task names, on its time grid, into a zarr recording.
 
-Services `~/start`, `~/save` and `~/discard` bound an episode; rows begin with the operator's first command
+Services `~/start`, `~/save` and `~/discard` bound an episode, `~/mark` says how it went, `~/delete_last` takes back
+the last one saved; rows begin with the operator's first command
 and end with the last. Nothing is filled in: a stream that is missing or too old at a grid time, or an
 operator who pauses, ends the recording with a reason, and what came before it can still be saved. Easy to get
 wrong: rows are aligned by header stamps, so a driver that does not set them cannot be recorded. With
@@ -9,6 +10,7 @@ wrong: rows are aligned by header stamps, so a driver that does not set them can
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from concurrent.futures import Future as WriteFuture
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from dp_ros.bridge.clock import to_ns, to_stamp
 from dp_ros.bridge.command_intake import CommandIntake
@@ -27,8 +29,9 @@ from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import latched_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
-from dp_ros.data.episode_writer import EpisodeWriter, RecordingError
-from dp_ros.data.layout import NO_SEED
+from dp_ros.data.disk_space import DiskSpace
+from dp_ros.data.episode_writer import EpisodeWriter, RecordingError, set_aside_path
+from dp_ros.data.layout import NO_SEED, UNMARKED
 from dp_ros.errors import UserError
 from dp_ros.msg import LockstepDone, RecorderStatus
 from dp_ros.runtime.demonstration import CommandGapError, DemonstrationRows
@@ -44,7 +47,7 @@ TAKEOVER_NOTICED_NS = 100_000_000
 
 
 class RecorderNode(Node):
-    """The recorder as a node (services `~/start`, `~/save`, `~/discard`, topic `~/status`)."""
+    """The recorder as a node (services `~/start`, `~/save`, `~/discard`, `~/mark`, `~/delete_last`; `~/status`)."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
@@ -88,6 +91,29 @@ class RecorderNode(Node):
             "on which a policy says that an operator has taken over, e.g. /policy/takeover; marks these steps",
             read_only=True,
         )
+        for name, description in (
+            ("operator_name", "who demonstrates, saved with each episode"),
+            ("instruction", "what the robot is to do, saved with each episode"),
+        ):
+            declare(self, name, "", description)
+        low_mb: int = declare(
+            self,
+            "low_disk_mb",
+            2000,
+            "free space below which it warns, MB",
+            low=0,
+            high=10**9,
+            read_only=True,
+        )
+        full_mb: int = declare(
+            self,
+            "full_disk_mb",
+            200,
+            "free space below which recording ends, MB; what was recorded can still be saved",
+            low=0,
+            high=10**9,
+            read_only=True,
+        )
         if not out:
             raise UserError(
                 "parameter out is empty; give the recording to make or extend, e.g. out:=data/x.zarr"
@@ -102,6 +128,11 @@ class RecorderNode(Node):
             hold_ns = max(hold_ns, round(1e9 * TAKEOVER_HOLD_S))
         self._rows = DemonstrationRows(task, hold_ns, takeovers=bool(takeover_topic))
         self._writer = EpisodeWriter(out, task, takeover=bool(takeover_topic))
+        try:
+            self._space = DiskSpace(self._writer.path, low_mb * 1_000_000, full_mb * 1_000_000)
+        except ValueError as error:
+            raise UserError(f"parameters low_disk_mb and full_disk_mb: {error}") from None
+        self._success: bool | None = None  # how the episode in progress is marked
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._writes: deque[WriteFuture[Any]] = deque()
         self._recording = self._taking = False
@@ -144,6 +175,8 @@ class RecorderNode(Node):
             self.create_subscription(LockstepDone, DONE_TOPIC, self._participant_done, reliable_qos())
         self.create_service(Trigger, "~/start", self._start)
         self.create_service(Trigger, "~/discard", self._discard)
+        self.create_service(Trigger, "~/delete_last", self._delete_last)
+        self.create_service(SetBool, "~/mark", self._mark)
         # In a group of its own, or nothing else would be handled while it waits for the last samples.
         self.create_service(Trigger, "~/save", self._save, callback_group=ReentrantCallbackGroup())
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -172,6 +205,8 @@ class RecorderNode(Node):
             response.message = f"{self._rows.n_rows} steps are not saved yet; save or discard them"
         elif topics := self._commands.unconnected():
             response.message = f"no operator is connected to {', '.join(topics)} yet; start one first"
+        elif self._space.level() == "full":
+            response.message = self._space.message()
         else:
             try:
                 self._rows.buffer.check_fresh(self._now())
@@ -179,7 +214,7 @@ class RecorderNode(Node):
                 response.message = str(problem)
             else:
                 self._rows.begin()
-                self._last_ns = None
+                self._last_ns = self._success = None
                 self._times = deque([self._now()] if self._lockstep else [])
                 self._recording, response.success = True, True
                 response.message = self._note("recording")
@@ -201,7 +236,8 @@ class RecorderNode(Node):
             return response
         try:
             self._wait_for_writes()
-            index = self._disk.submit(self._writer.save, self.get_parameter("episode_seed").value).result()
+            seed, info = self.get_parameter("episode_seed").value, self._info()
+            index = self._disk.submit(self._writer.save, seed, success=self._success, info=info).result()
         except RecordingError as error:
             response.message = self._note(str(error))
             return response
@@ -232,6 +268,41 @@ class RecorderNode(Node):
         except OSError as error:
             response.message = self._note(f"{steps} steps discarded, but not cleared from the disk: {error}")
         return response
+
+    def _mark(self, request: Any, response: Any) -> Any:
+        if not self._recording and not self._rows.n_rows:
+            response.message = "no episode is in progress that could be marked"
+            return response
+        self._success = bool(request.data)
+        response.success = True
+        response.message = self._note(f"marked as a {'success' if self._success else 'failure'}")
+        return response
+
+    def _delete_last(self, request: Any, response: Any) -> Any:
+        try:
+            index = self._disk.submit(self._writer.delete_last).result()
+        except UserError as error:
+            response.message = self._note(str(error))
+            return response
+        kept = set_aside_path(self._writer.path)
+        response.success, response.message = (
+            True,
+            self._note(f"episode {index} deleted; it is kept in {kept}"),
+        )
+        return response
+
+    def _info(self) -> dict[str, str]:
+        """What is saved with an episode."""
+        known = {
+            "operator": self.get_parameter("operator_name").value,
+            "instruction": self.get_parameter("instruction").value,
+        }
+        saved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {
+            **{key: value for key, value in known.items() if value},
+            "task_digest": self._task.digest(),
+            "saved_at": saved,
+        }
 
     # --- messages ---------------------------------------------------------------------------------------
 
@@ -375,6 +446,9 @@ class RecorderNode(Node):
         return message
 
     def _publish_status(self) -> None:
+        if self._recording and self._space.level() == "full":
+            self._end(self._space.message())
+            return  # which has published
         missing = []
         if self._pending_ns is not None:
             incomplete = self._rows.buffer.incomplete_at(self._pending_ns)
@@ -386,8 +460,17 @@ class RecorderNode(Node):
             episodes=self._writer.n_episodes,
             steps=self._rows.n_rows,
             message=f"waiting for {', '.join(missing)}" if missing else self._message,
+            path=str(self._writer.path),
+            success=UNMARKED if self._success is None else int(self._success),
         )
-        message.header.stamp = to_stamp(self._now())
+        now_ns, buffer = self._now(), self._rows.buffer
+        problems = {} if self._lockstep else buffer.problems(now_ns)
+        message.problems = [*problems.values(), *filter(None, [self._space.message()])]
+        for key in self._task.observations:
+            newest_ns = buffer.newest_ns(key)
+            message.streams.append(key)
+            message.ages_s.append(-1.0 if newest_ns is None else (now_ns - newest_ns) / 1e9)
+        message.header.stamp = to_stamp(now_ns)
         self._status_pub.publish(message)
 
 

@@ -197,6 +197,17 @@ class ObservationBuffer:
             stream.check_fresh(now_ns)
         self.check_changing()
 
+    def problems(self, now_ns: int) -> dict[str, str]:
+        """What is wrong with each stream that is missing, too old or frozen at `now_ns`, for a person."""
+        found = {}
+        for key, stream in self._streams.items():
+            try:
+                stream.check_fresh(now_ns)
+                stream.check_changing()
+            except ObservationProblem as problem:
+                found[key] = str(problem)
+        return found
+
     def check_changing(self) -> None:
         """Refuse if a stream of which the task expects change shows none.
 

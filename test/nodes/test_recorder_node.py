@@ -14,9 +14,10 @@ rclpy = pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import Pose, PoseArray  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from dp_ros.bridge.clock import to_ns, to_stamp  # noqa: E402
@@ -59,8 +60,10 @@ class Stage:
         self.node.create_subscription(LockstepDone, "/lockstep/done", self._done, reliable_qos())
         self.node.create_subscription(RecorderStatus, "/recorder/status", self.statuses.append, latched_qos())
         self.triggers = {
-            n: self.node.create_client(Trigger, f"/recorder/{n}") for n in ("start", "save", "discard")
+            n: self.node.create_client(Trigger, f"/recorder/{n}")
+            for n in ("start", "save", "discard", "delete_last")
         }
+        self.marking = self.node.create_client(SetBool, "/recorder/mark")
         publishers = [p for p in (self.keypoints, self.joints, self.commands) if p is not None]
         self.until(lambda: all(p.get_subscription_count() for p in publishers), "subscriptions")
         if operator:
@@ -95,6 +98,11 @@ class Stage:
     def call(self, name: str) -> Any:
         future = self.triggers[name].call_async(Trigger.Request())
         self.until(future.done, name)
+        return future.result()
+
+    def mark(self, success: bool) -> Any:
+        future = self.marking.call_async(SetBool.Request(data=success))
+        self.until(future.done, "mark")
         return future.result()
 
     def show(self, k: int, x: float | None = None) -> None:
@@ -348,3 +356,62 @@ def test_a_recording_of_another_task_is_refused(ros_domain: int, tmp_path: Path)
             RecorderNode()
     finally:
         rclpy.shutdown()
+
+
+def record(stage: Stage, first: int) -> None:
+    """Start, and three steps of an episode."""
+    stage.tick(first)
+    assert stage.call("start").success
+    for k in (first + 1, first + 2, first + 3):
+        stage.tick(k, x=float(k))
+
+
+def test_an_episode_is_saved_with_its_mark_and_who_demonstrated(stage: Stage, tmp_path: Path) -> None:
+    stage.recorder.set_parameters(
+        [Parameter("operator_name", value="anna"), Parameter("instruction", value="push")]
+    )
+    stage.tick(0)
+    assert not stage.mark(True).success
+    record(stage, first=1)
+    assert stage.mark(True).success
+    stage.until(lambda: stage.statuses[-1].success == 1, "the mark in the status")
+    assert stage.call("save").success
+    record(stage, first=5)
+    assert stage.call("save").success
+    buffer = ReplayBuffer.open(tmp_path / "x.zarr")
+    assert buffer.episode_success.tolist() == [1, -1]
+    info = buffer.episode_info[0]
+    assert (info["operator"], info["instruction"]) == ("anna", "push")
+    assert info["task_digest"] == load_task("pusht_state").digest()
+
+
+def test_the_last_episode_can_be_deleted_and_is_kept_elsewhere(stage: Stage, tmp_path: Path) -> None:
+    record(stage, first=1)
+    answer = stage.call("delete_last")
+    assert not answer.success and "are in progress" in answer.message
+    assert stage.call("save").success
+    answer = stage.call("delete_last")
+    assert answer.success and str(tmp_path / "x.set_aside.zarr") in answer.message
+    assert ReplayBuffer.open(tmp_path / "x.zarr").n_episodes == 0
+    assert ReplayBuffer.open(tmp_path / "x.set_aside.zarr").n_episodes == 1
+    stage.until(lambda: stage.statuses[-1].episodes == 0, "the status")
+    assert "no episode is there to delete" in stage.call("delete_last").message
+
+
+def test_a_disk_that_fills_up_is_said_early_and_ends_the_recording_in_time(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [10**10]
+    monkeypatch.setattr(stage.recorder._space, "_free", lambda path: free[0])
+    record(stage, first=1)
+    stage.until(lambda: stage.statuses and not stage.statuses[-1].problems, "a status without problems")
+    free[0] = 10**9
+    stage.until(lambda: any("1000 MB are left" in p for p in stage.statuses[-1].problems), "the warning")
+    assert stage.statuses[-1].phase == "recording"
+    free[0] = 10**8
+    stage.until(lambda: stage.statuses[-1].phase == "idle", "the end")
+    assert "recording ended after 3 steps: 100 MB are left" in stage.statuses[-1].message
+    assert "100 MB are left" in stage.call("start").message or stage.recorder._rows.n_rows
+    assert stage.call("save").success
+    assert "100 MB are left" in stage.call("start").message
+    assert ReplayBuffer.open(tmp_path / "x.zarr").n_episodes == 1
