@@ -154,6 +154,10 @@ class OperatorMotion:
         self._rates = np.clip(self._checked(rates, self.names), -1.0, 1.0)
         self._place, self._wished_ns = None, now_ns
 
+    def recent(self, said_ns: int, now_ns: int) -> bool:
+        """Whether what a device said then still counts."""
+        return 0 <= now_ns - said_ns <= self._timeout_ns
+
     def let_go(self) -> None:
         """The device was let go: stop."""
         self._wished_ns = None
@@ -172,7 +176,7 @@ class OperatorMotion:
         Returns:
             (command_dim,) each; None if nothing is commanded.
         """
-        held = self._wished_ns is not None and -1 < now_ns - self._wished_ns <= self._timeout_ns
+        held = self._wished_ns is not None and self.recent(self._wished_ns, now_ns)
         self.problem = ""
         if not held:
             self._wished_ns = None
