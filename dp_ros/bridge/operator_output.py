@@ -16,7 +16,7 @@ from rclpy.clock import Clock, ClockType
 from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.codecs import CodecProblem, decode, message_class
 from dp_ros.bridge.outputs import TrajectoryOutput, make_output
-from dp_ros.bridge.qos import observation_qos
+from dp_ros.bridge.qos import observation_qos, reliable_qos
 from dp_ros.errors import UserError
 from dp_ros.runtime.operator import OperatorMotion, measured_position, state_stream
 from dp_ros.task import TaskSpec
@@ -39,7 +39,7 @@ class OperatorOutput:
         node: an rclpy node.
         task: topic, type and limits.
         motion: the operator's, with ticks of `1 / command_rate(task)`.
-        topic: to command on; empty: the task's. On another one, such as `/policy/operator`, a policy yields.
+        takeover_topic: on which every command is repeated, so that a policy yields; empty: nowhere.
         on_tick: called before each tick, with the present time; where devices are asked.
 
     Raises:
@@ -52,11 +52,11 @@ class OperatorOutput:
         task: TaskSpec,
         motion: OperatorMotion,
         *,
-        topic: str = "",
+        takeover_topic: str = "",
         on_tick: Callable[[int], None] = lambda now_ns: None,
     ) -> None:
         self._node, self._task, self.motion, self._on_tick = node, task, motion, on_tick
-        action = task.action.model_copy(update={"topic": topic}) if topic else task.action
+        action = task.action
         self._key = state_stream(task)
         self._measured: Floats | None = None
         self._measured_ns = 0
@@ -67,6 +67,9 @@ class OperatorOutput:
                 "motion begins; name it with action.state"
             )
         self._output = make_output(node, action)
+        self._repeated = None
+        if takeover_topic:
+            self._repeated = node.create_publisher(message_class(action.type), takeover_topic, reliable_qos())
         if self._key is not None:
             spec = task.observations[self._key]
             node.create_subscription(
@@ -105,7 +108,10 @@ class OperatorOutput:
         if state is None:
             return
         if isinstance(self._output, TrajectoryOutput):
-            self._output.publish(self.motion.trajectory(now_ns), now_ns)
+            message = self._output.publish(self.motion.trajectory(now_ns), now_ns)
             self._output.grippers.publish(state.position, now_ns)
         else:
             self._output.publish(state, now_ns)
+            message = self._output.message
+        if self._repeated is not None:
+            self._repeated.publish(message)

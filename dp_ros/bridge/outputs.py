@@ -174,6 +174,11 @@ class SetpointOutput(ABC):
             self._last = None
 
     @property
+    def message(self) -> Any:
+        """The message that was sent last."""
+        return self._message
+
+    @property
     def listeners(self) -> int:
         """How many subscribers the setpoints reach."""
         return int(self._publisher.get_subscription_count())

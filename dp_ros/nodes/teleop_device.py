@@ -105,9 +105,9 @@ class DeviceOperator:
         )
         topic: str = declare(
             node,
-            "command_topic",
-            "",
-            "to command on; empty: the task's; /policy/operator takes over from a policy",
+            "takeover_topic",
+            "/policy/operator",
+            "on which every command is repeated, so that a policy yields; empty: nowhere",
             read_only=True,
         )
         self._held = self._deadman == NO_BUTTON
@@ -120,9 +120,9 @@ class DeviceOperator:
             node.create_subscription(
                 Joy, joy_topic, self._joy if kind == "joy" else self._button, observation_qos(lockstep=False)
             )
-        self._output = OperatorOutput(node, task, self._motion, topic=topic, on_tick=self._say)
+        self._output = OperatorOutput(node, task, self._motion, takeover_topic=topic, on_tick=self._say)
         node.get_logger().info(
-            f"{kind} drives {', '.join(self._names)} on {topic or task.action.topic}"
+            f"{kind} drives {', '.join(self._names)} on {task.action.topic}"
             + ("" if self._deadman == NO_BUTTON else f" while button {self._deadman} of {joy_topic} is held")
         )
 
