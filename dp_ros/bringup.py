@@ -18,7 +18,7 @@ from typing import Any
 from dp_ros.errors import UserError
 from dp_ros.paths import share_dir
 
-Parameter = bool | int | float | str | list[str]
+Parameter = bool | int | float | str | list[str] | list[float]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ DESCRIPTIONS = {
     "noise_px": "noise on the targets that the simulated robot executes, not on those recorded, px",
     "push_px_per_step": "speed of the expert while pushing",
     "travel_px_per_step": "speed of the expert between pushes",
+    "host": "address on which the console is served; one that other machines reach needs a token",
+    "port": "port of the console",
+    "token": "secret in the console's address, ?token=..., 12 characters or more",
+    "sim": "start the simulated robot, too",
+    "operator_name": "who demonstrates, saved with each episode",
+    "instruction": "what the robot is to do, saved with each episode",
     "use_sim_time": "take time from /clock",
 }
 
@@ -134,6 +140,38 @@ def collect(
     return Bringup("collect", nodes)
 
 
+def console(
+    *,
+    out: str,
+    task: str = "pusht_image",
+    model: str = "pusht_image",
+    sim: bool = True,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    token: str = "",
+    operator_name: str = "",
+    instruction: str = "",
+    seed: int = 100000,
+    image_size_px: int = 96,
+    use_sim_time: bool = False,
+) -> Bringup:
+    """The web console with a recorder and, unless model is empty, a policy; for the simulated robot or a real one."""
+    shared: dict[str, Parameter] = {"task": _task(task), "use_sim_time": use_sim_time}
+    texts: dict[str, Parameter] = {"operator_name": operator_name, "instruction": instruction}
+    served: dict[str, Parameter] = {"host": host, "port": port, "token": token}
+    if sim:
+        served |= {"plane": [0.0, 0.0, 512.0, 512.0], "speed": [300.0, 300.0]}
+    nodes = [
+        NodeSpec("recorder", "recorder_node", {**shared, "out": str(Path(out).absolute()), **texts}),
+        NodeSpec("console", "console_node", {**shared, **served}),
+    ]
+    if sim:
+        nodes.insert(0, _pusht(task, False, ["policy"], seed, image_size_px))
+    if model:
+        nodes.append(_policy(task, model, use_sim_time=use_sim_time, autostart=True))
+    return Bringup("console", tuple(nodes))
+
+
 def policy(
     *,
     model: str,
@@ -167,6 +205,7 @@ def policy(
 BRINGUPS: dict[str, Callable[..., Bringup]] = {
     "pusht_demo": pusht_demo,
     "collect": collect,
+    "console": console,
     "policy": policy,
 }
 

@@ -26,6 +26,7 @@ BUILT = ROOT / ".ros"
 STAMP = VENV / "dp_ros_setup.json"
 REQUIREMENTS = ROOT / "requirements"
 LEVELS = {"run": ["run"], "dev": ["run", "train", "dev"]}
+BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 CMAKE_SOURCES = ["CMakeLists.txt", "package.xml", "scripts/node.in", "scripts/dp-ros"]
 CMAKE_SOURCES += ["dp_ros/inference/native/unet1d.cpp"]
 
@@ -251,6 +252,27 @@ def build(ros_prefix: Path | None, done: dict[str, str]) -> None:
     done["build"] = wanted
 
 
+def install_browser() -> None:
+    """Install Chromium for the console's tests where that takes no questions; they are skipped without one."""
+    if any(shutil.which(name) for name in BROWSERS):
+        return
+    debian = shutil.which("apt-get") and "ID=debian" in Path("/etc/os-release").read_text().splitlines()
+    if not debian or os.geteuid() != 0:
+        say(
+            "no Chromium: the console's tests in a browser are skipped (Debian: sudo apt-get install chromium)"
+        )
+        return
+    say("installing Chromium for the console's tests")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update"],
+        ["apt-get", "install", "-y", "--no-install-recommends", "chromium"],
+    ):
+        if subprocess.run(command, env=quiet, capture_output=True).returncode:
+            say(f"`{' '.join(command)}` failed: the console's tests in a browser are skipped")
+            return
+
+
 def main() -> int:
     """Set up; return an exit status."""
     parser = argparse.ArgumentParser(description="Make .venv and build the ROS 2 interfaces.")
@@ -267,6 +289,8 @@ def main() -> int:
             rewrite_wheel_paths()
         build(ros_prefix, done)
         STAMP.write_text(json.dumps(done, indent=1))
+        if level == "dev":
+            install_browser()
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -184,6 +184,7 @@ def _plot(args: argparse.Namespace) -> int:
 def _thumbnails(args: argparse.Namespace) -> int:
     import cv2
 
+    from dp_ros.data.pictures import thumbnail
     from dp_ros.data.surgery import parse_episodes
     from dp_ros.sim.pusht_view import contact_sheet
 
@@ -195,12 +196,14 @@ def _thumbnails(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.recording}: has no camera {camera or ''}; it has {', '.join(cameras) or 'none'}"
         )
+    task = buffer.task
+    encoding = "rgb8" if task is None else str(task.observations[camera].encoding)
     frames, captions = [], []
     for index in parse_episodes(args.episodes, buffer.n_episodes):
         begin = int(buffer.episode_ends[index - 1]) if index else 0
         end = int(buffer.episode_ends[index])
         for row in (begin, (begin + end - 1) // 2, end - 1):
-            frames.append(_thumbnail(buffer.rows(camera, row, row + 1)[0]))
+            frames.append(thumbnail(buffer.rows(camera, row, row + 1)[0], _THUMBNAIL_PX, encoding))
             captions.append(f"{index}: step {row - begin}")
     sheet = contact_sheet(frames, _COLUMNS, captions)
     try:
@@ -211,22 +214,6 @@ def _thumbnails(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: cannot be written as a picture; give a name that ends in .png")
     Console().print(f"{args.out}: {len(frames) // 3} episodes of {camera}", highlight=False, soft_wrap=True)
     return 0
-
-
-def _thumbnail(picture: Any) -> Any:
-    """A picture (h, w, channels) as RGB bytes of the width of a thumbnail."""
-    import cv2
-
-    height, width = picture.shape[:2]
-    values = picture
-    if values.dtype != np.uint8:
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        values = (255.0 * (values - low) / max(high - low, 1e-9)).astype(np.uint8)
-    size = (_THUMBNAIL_PX, max(round(_THUMBNAIL_PX * height / width), 1))
-    small = cv2.resize(values, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
-    return np.ascontiguousarray(
-        small[..., :3] if small.shape[2] >= 3 else np.repeat(small[..., :1], 3, axis=2)
-    )
 
 
 def _merge(args: argparse.Namespace) -> int:

@@ -242,7 +242,7 @@ class RecorderNode(Node):
             response.message = self._note(str(error))
             return response
         end = f"; {self._message}" if early else ""
-        self._recording = False
+        self._recording, self._success = False, None
         self._rows.begin()
         response.success, response.message = True, self._note(f"episode {index} saved, {steps} steps{end}")
         return response
@@ -259,7 +259,7 @@ class RecorderNode(Node):
             response.message = "not recording"
             return response
         steps = self._rows.n_rows
-        self._recording = False
+        self._recording, self._success = False, None
         self._rows.begin()
         self._writes.clear()
         try:

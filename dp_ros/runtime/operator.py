@@ -24,6 +24,8 @@ from dp_ros.task import ActionSpec, TaskSpec
 
 Floats = npt.NDArray[np.float64]
 
+#: How long a trajectory stands still at its end.
+STAND_NS = 1_000_000_000
 _TURN_NAMES = ("rx", "ry", "rz")
 #: A stick or key moved beyond this opens or closes a gripper.
 _GRIPPER_THRESHOLD = 0.5
@@ -198,7 +200,9 @@ class OperatorMotion:
         return self._moved(self._limiter.step(self._state, wanted, self._tick_s)[0])
 
     def trajectory(self, now_ns: int) -> TrajectoryPoints:
-        """What is commanded as a trajectory: the state at the end of this tick, then the fastest stop.
+        """What is commanded as a trajectory: the state at the end of this tick, the fastest stop, and a stand.
+
+        It stands for a second, so that a controller that hears of it late does not take it for one that is over.
 
         Raises:
             ValueError: if nothing is commanded.
@@ -206,7 +210,14 @@ class OperatorMotion:
         if self._state is None:
             raise ValueError("nothing is commanded")
         path = self._limiter.stopped(self._state, now_ns + round(1e9 * self._tick_s))
-        return TrajectoryPoints(path.times_ns, path.positions, path.velocities, path.accelerations)
+        rest = path.knot(-1)
+        still = np.zeros_like(rest.position)
+        return TrajectoryPoints(
+            np.append(path.times_ns, path.end_ns + STAND_NS),
+            np.vstack([path.positions, rest.position]),
+            np.vstack([path.velocities, still]),
+            np.vstack([path.accelerations, still]),
+        )
 
     def _stopping(self, state: MotionState) -> MotionState:
         """A tick of the fastest stop: where velocities are commanded, of bringing them to zero."""

@@ -1,0 +1,1 @@
+"""The web console: what a browser may see and do. Knows neither ROS nor the robot; `nodes/console_node.py` does."""

@@ -1,0 +1,107 @@
+"""The episodes of a recording for the console: a list, values, and pictures as JPEG.
+
+Reads what is committed, while a recorder may be writing. Easy to get wrong: the recorder may take an episode back
+between two requests, so what is asked for may not be there any more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dp_ros.data.layout import TIMESTAMP, UNMARKED
+from dp_ros.data.pictures import jpeg, thumbnail
+from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.errors import UserError
+
+_THUMBNAIL_PX = 160
+#: Rows of values that a browser gets of an episode, at most; the rest is left out evenly.
+MOST_ROWS = 2000
+
+
+class Episodes:
+    """A recording, opened again whenever it is asked for.
+
+    Args:
+        path: of the recording.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Each episode: index, steps, seconds, success, seed and texts; newest last. Empty if nothing is there."""
+        try:
+            buffer = ReplayBuffer.open(self.path)
+        except UserError:
+            return []
+        lengths = np.diff(buffer.episode_ends, prepend=0)
+        task = buffer.task
+        return [
+            {
+                "index": index,
+                "steps": int(steps),
+                "seconds": None if task is None else round(float(steps) / task.rate_hz, 1),
+                "success": None if success == UNMARKED else bool(success),
+                "seed": int(seed),
+                "info": info,
+            }
+            for index, (steps, success, seed, info) in enumerate(
+                zip(lengths, buffer.episode_success, buffer.episode_seeds, buffer.episode_info, strict=True)
+            )
+        ]
+
+    def cameras(self) -> list[str]:
+        """Names of the streams of pictures."""
+        try:
+            buffer = ReplayBuffer.open(self.path)
+        except UserError:
+            return []
+        return [key for key in buffer if buffer.rows(key, 0, 1).ndim == 4]
+
+    def values(self, index: int) -> dict[str, Any]:
+        """Values of an episode over time: `time` (n,) seconds and each vector stream (n, dim).
+
+        Raises:
+            LookupError: there is no such episode.
+        """
+        buffer, begin, end = self._episode(index)
+        rows = np.unique(np.linspace(0, end - begin - 1, min(end - begin, MOST_ROWS)).astype(int))
+        task = buffer.task
+        dt_s = 1.0 if task is None else task.dt_ns / 1e9
+        streams = {
+            key: values.reshape(len(values), -1)[rows].astype(float).round(6).tolist()
+            for key in buffer
+            if key != TIMESTAMP and (values := buffer.rows(key, begin, end)).ndim <= 2
+        }
+        return {"rows": rows.tolist(), "time": (rows * dt_s).round(4).tolist(), "streams": streams}
+
+    def frame(self, index: int, camera: str, row: int, *, small: bool) -> bytes:
+        """A picture of an episode as JPEG.
+
+        Raises:
+            LookupError: there is no such episode, camera or row.
+        """
+        buffer, begin, end = self._episode(index)
+        if camera not in buffer or not 0 <= row < end - begin:
+            raise LookupError(f"episode {index} has no picture {row} of {camera!r}")
+        rows = buffer.rows(camera, begin + row, begin + row + 1)
+        if rows.ndim != 4:
+            raise LookupError(f"{camera!r} is not a camera")
+        task = buffer.task
+        encoding = "rgb8" if task is None else str(task.observations[camera].encoding)
+        if small:
+            return jpeg(thumbnail(rows[0], _THUMBNAIL_PX, encoding))
+        return jpeg(rows[0], encoding)
+
+    def _episode(self, index: int) -> tuple[ReplayBuffer, int, int]:
+        try:
+            buffer = ReplayBuffer.open(self.path)
+        except UserError as error:
+            raise LookupError(str(error)) from None
+        if not 0 <= index < buffer.n_episodes:
+            raise LookupError(f"there is no episode {index}, but {buffer.n_episodes}")
+        begin = int(buffer.episode_ends[index - 1]) if index else 0
+        return buffer, begin, int(buffer.episode_ends[index])

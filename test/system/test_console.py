@@ -1,0 +1,239 @@
+"""A person's whole session at the console: a real browser, the real nodes, the simulated robot in real time.
+
+`SCREENSHOTS=FOLDER make test PYTEST_ARGS=test/system/test_console.py` keeps pictures of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"),
+    pytest.mark.timeout(240),
+]
+
+from dp_ros import bringup  # noqa: E402
+from dp_ros.data.episode_writer import set_aside_path  # noqa: E402
+from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402
+from dp_ros.processes import running  # noqa: E402
+
+LIMIT_MS = 30_000
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield driver, browser
+        browser.close()
+
+
+def until(condition: Callable[[], Any], what: str, page: Any, limit_s: float = 30.0) -> None:
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s, f"waited in vain for {what}"
+        page.wait_for_timeout(50)
+
+
+def address_of(nodes: Any) -> str:
+    """Where the console says that it is."""
+    end_s = time.monotonic() + 30
+    while True:
+        found = re.search(r"open (http://\S+)", "\n".join(nodes.output("console")))
+        if found:
+            return found[1]
+        nodes.check()
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+class Person:
+    """Somebody in front of the page."""
+
+    def __init__(self, page: Any, address: str) -> None:
+        self.page, self.errors = page, list[str]()
+        page.set_default_timeout(LIMIT_MS)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.goto(address)
+        self.sees("#link", "operator")
+
+    def sees(self, what: str, text: str, limit_s: float = 30.0) -> None:
+        node = self.page.locator(what).first
+        until(lambda: text in node.inner_text(), f"{text!r} in {what}", self.page, limit_s)
+
+    def steps(self) -> int:
+        return int(self.page.inner_text("#steps"))
+
+    def take_control(self) -> None:
+        self.page.click("#control")
+        self.sees("#control", "Release")
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], moves: int = 25) -> None:
+        """Press on the picture and move, places as shares of it; let go at the end."""
+        box = self.page.locator("canvas.point").bounding_box()
+        mouse = self.page.mouse
+        for k in range(moves + 1):
+            at = [a + (b - a) * k / moves for a, b in zip(start, end, strict=True)]
+            mouse.move(box["x"] + at[0] * box["width"], box["y"] + at[1] * box["height"])
+            if k == 0:
+                mouse.down()
+            self.page.wait_for_timeout(50)
+        mouse.up()
+
+    def picture(self, name: str) -> None:
+        if folder := os.environ.get("SCREENSHOTS"):
+            self.page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+
+def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
+    out = tmp_path / "x.zarr"
+    spec = bringup.console(out=str(out), port=0, operator_name="anna", instruction="push the T")
+    with running(spec) as nodes, chromium() as (driver, browser):
+        address = address_of(nodes)
+        person = Person(browser.new_page(viewport={"width": 1280, "height": 1000}), address)
+        page = person.page
+        person.sees("figcaption", "Hz")
+        person.sees("#policy-state", "idle")
+
+        # watching is everybody's, moving is not
+        assert page.locator('[data-do="record.start"]').is_disabled()
+        person.drag((0.3, 0.3), (0.4, 0.3), moves=3)
+        person.sees("#toast", "take control first")
+        person.take_control()
+
+        # an episode with the mouse: the T is pushed
+        person.sees("#robot-phase", "ready")
+        page.keyboard.press("c")
+        person.sees("#recorder-phase", "recording")
+        person.drag((0.3, 0.2), (0.75, 0.75))
+        person.picture("driving")
+        until(lambda: person.steps() > 15, "steps", page)
+        page.keyboard.press("m")
+        person.sees("#recorder-message", "marked as a success")
+        page.keyboard.press("s")
+        person.sees("#recorder-message", "episode 0 saved")
+
+        # the second with the keyboard, discarded; a third, saved and deleted
+        page.keyboard.press("r")
+        person.sees("#robot-phase", "ready")
+        page.keyboard.press("c")
+        person.sees("#recorder-phase", "recording")
+        page.keyboard.down("Space")
+        page.keyboard.down("ArrowRight")
+        person.sees("#teleop-state", "taken over")
+        until(lambda: person.steps() > 5, "steps", page)
+        page.keyboard.up("ArrowRight")
+        page.keyboard.up("Space")
+        page.keyboard.press("x")
+        person.sees("#recorder-message", "steps discarded")
+        page.keyboard.press("c")
+        person.sees("#recorder-phase", "recording")
+        person.drag((0.5, 0.5), (0.2, 0.5), moves=10)
+        page.keyboard.press("s")
+        person.sees("#recorder-message", "episode 1 saved")
+        page.keyboard.press("Backspace")
+        person.sees("#toast", "Press once more")
+        page.keyboard.press("Backspace")
+        person.sees("#recorder-message", "episode 1 deleted")
+
+        # a look at the one that was kept
+        until(lambda: page.locator("#list li").count() == 1, "one episode in the list", page)
+        person.sees("#list li", "Episode 0 ✓")
+        until(
+            lambda: page.evaluate("document.querySelector('#list img').naturalWidth") > 0, "thumbnail", page
+        )
+        page.click("#list button")
+        person.sees("#playing-info", "push the T")
+        page.click("#play")
+        person.sees("#at", "8 (0.8 s)")
+        page.click("#play")
+        page.fill("#scrub", "3")
+        until(lambda: page.locator("#frame").get_attribute("data-row") == "3", "the picture of step 3", page)
+        person.picture("review")
+        page.click("#close")
+
+        # somebody else watches from a telephone, and may stop
+        phone = Person(
+            browser.new_context(**driver.devices["Pixel 7"]).new_page(),
+            address,
+        )
+        phone.sees("#control", "operator 1 has control")
+        assert phone.page.locator("#control").is_disabled()
+        assert phone.page.evaluate("document.documentElement.scrollWidth") <= 412
+
+        # the policy runs; the stop ends it, and it stays stopped until it is cleared
+        page.keyboard.press("r")
+        person.sees("#robot-phase", "ready")
+        page.keyboard.press("p")
+        person.sees("#policy-state", "running")
+        person.sees("#robot-phase", "running")
+        until(
+            lambda: page.evaluate("document.querySelectorAll('.graph span')[1].textContent").endswith("ms"),
+            "latency",
+            page,
+        )
+        person.picture("policy")
+        phone.picture("phone")
+        phone.page.tap("#stop")
+        person.sees("#alarm", "Emergency stop is pressed")
+        person.sees("#policy-message", "EMERGENCY_STOP")
+        person.drag((0.5, 0.5), (0.6, 0.5), moves=3)
+        person.sees("#toast", "the emergency stop is pressed; clear it first")
+        page.keyboard.press("p")
+        person.sees("#toast", "refused")
+        page.click('[data-do="policy.clear_emergency_stop"]')
+        until(lambda: page.locator("#alarm").is_hidden(), "the end of the alarm", page)
+
+        # a takeover with the mouse while the policy runs, then it goes on and is cancelled
+        page.keyboard.press("p")
+        person.sees("#policy-state", "running")
+        person.drag((0.5, 0.5), (0.3, 0.5), moves=15)
+        person.sees("#policy-state", "running")
+        page.keyboard.press("o")
+        person.sees("#policy-state", "idle")
+
+        # control is free again once its holder is gone
+        page.close()
+        phone.sees("#control", "Take control")
+        assert person.errors == [] and phone.errors == []
+
+    buffer = ReplayBuffer.open(out)
+    assert buffer.n_episodes == 1 and buffer.episode_success.tolist() == [1]
+    assert buffer.episode_info[0]["operator"] == "anna"
+    assert ReplayBuffer.open(set_aside_path(out)).n_episodes == 1
+    episode = buffer.episode(0)
+    action, position = episode["action"], episode["agent_pos"]
+    assert np.linalg.norm(action[-1] - action[0]) > 100.0
+    assert np.linalg.norm(np.diff(action, axis=0), axis=1).max() <= 300.0 * 0.1 * 1.5
+    assert np.linalg.norm(position[-1] - action[-1]) < 30.0
+    assert (episode["image"][0] != episode["image"][-1]).any()
+
+
+def test_a_page_that_hangs_stops_the_robot_and_then_loses_control(ros_domain: int, tmp_path: Path) -> None:
+    spec = bringup.console(out=str(tmp_path / "x.zarr"), model="", port=0)
+    with running(spec) as nodes, chromium() as (_, browser):
+        address = address_of(nodes)
+        person, watcher = Person(browser.new_page(), address), Person(browser.new_page(), address)
+        person.take_control()
+        person.page.keyboard.down("Space")
+        person.page.keyboard.down("ArrowRight")
+        watcher.sees("#teleop-state", "commanding")
+        hang = "setTimeout(() => { const end = Date.now() + 15000; while (Date.now() < end); })"
+        person.page.evaluate(hang)
+        watcher.sees("#teleop-state", "let go")
+        watcher.sees("#control", "Take control")
+        watcher.take_control()
