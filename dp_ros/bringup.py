@@ -172,6 +172,11 @@ def console(
     return Bringup("console", tuple(nodes))
 
 
+def pusht_alone(*, task: str, seed: int) -> Bringup:
+    """The simulated robot in real time and nothing else; for commands that need one."""
+    return Bringup("pusht", (_pusht(task, False, ["policy"], seed, 96),))
+
+
 def policy(
     *,
     model: str,

@@ -85,6 +85,11 @@ class OperatorOutput:
         """Why nothing is commanded although the device is held; empty otherwise."""
         return self._problem or self.motion.problem
 
+    @property
+    def measured_ns(self) -> int:
+        """When the robot was where it was measured last; 0: never."""
+        return self._measured_ns
+
     def measured(self, now_ns: int) -> Floats | None:
         """Where the robot is (command_dim,); None if that is unknown or too old."""
         if self._key is None or self._measured is None:

@@ -42,7 +42,7 @@ def run_policy(
         )
         readiness.wait()
         goal = RunPolicy.Goal(time_limit_s=time_limit_s, seed=seed)
-        with _first_ctrl_c() as interrupted:
+        with first_ctrl_c() as interrupted:
             sent = actions.send_goal_async(goal, feedback_callback=lambda message: report(message.feedback))
             handle = client.wait(lambda: sent.done() and sent.result(), "the answer to the goal")
             if not handle.accepted:
@@ -57,7 +57,7 @@ def run_policy(
 
 
 @contextmanager
-def _first_ctrl_c() -> Iterator[threading.Event]:
+def first_ctrl_c() -> Iterator[threading.Event]:
     """Note the first Ctrl-C instead of raising it, at whatever moment it comes; the second one is meant."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():

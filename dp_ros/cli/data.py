@@ -4,6 +4,7 @@
     dp-ros data check demos.zarr --json out/check.json     exit status 1 if an episode should not be learnt from
     dp-ros data plot demos.zarr 12 --out out/episode.png
     dp-ros data thumbnails demos.zarr --out out/episodes.png
+    dp-ros data replay demos.zarr 12 --yes                 drive the robot along it (--sim: the simulated one)
     dp-ros data merge monday.zarr tuesday.zarr --out week.zarr
     dp-ros data split demos.zarr 0:40 --out train.zarr --rest held_out.zarr
     dp-ros data drop demos.zarr 3,17 --out clean.zarr      or --yes: in its place; the whole one is kept beside it
@@ -24,6 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from dp_ros.cli import replay
 from dp_ros.cli.eval import require_writable
 from dp_ros.data.layout import TAKEOVER, TIMESTAMP
 from dp_ros.data.replay_buffer import ReplayBuffer
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--camera", help="image stream (default: the first)")
     one.add_argument("--episodes", default=":", help="such as 0:40 (default: all)")
     one.add_argument("--out", metavar="PNG", type=Path, required=True)
+    replay.add_arguments(verb("replay", replay.run, "drive the robot along the commands of an episode"))
     one = verb("merge", _merge, "put recordings of one task together in a new one")
     one.add_argument("recordings", type=Path, nargs="+")
     one.add_argument("--out", metavar="ZARR", type=Path, required=True)

@@ -340,7 +340,9 @@ class ConsoleNode(Node):
             self._call(self._marking, SetBool.Request(data=request.success is not False), answer)
         elif request.do == "robot.reset":
             self._motion.abandon()  # the robot will be elsewhere
-            seed = int(time.time()) % 2**31 if request.seed is None else request.seed
+            robot = self._newest.get("robot")
+            another = 0 if robot is None else max(robot[1].seed + 1, 0)
+            seed = another if request.seed is None else request.seed
             self._call(self._resetting, ResetEpisode.Request(seed=seed, legacy=True), answer)
         elif request.do == "policy.run":
             self._run_policy(request, answer)

@@ -91,7 +91,7 @@ class OperatorMotion:
     ) -> None:
         action = self.action = task.action
         self.names = drive_names(action)
-        limits = MotionLimits.of(action)
+        limits = full = MotionLimits.of(action)
         if speed is None:
             turning = speed_scale * 1.0  # rad/s, where nothing says how fast it may turn
             own = dict(zip(action.command_names, speed_scale * limits.velocity, strict=True))
@@ -106,9 +106,11 @@ class OperatorMotion:
         if not action.is_pose and not action.is_velocity:
             limits = replace(limits, velocity=np.minimum(limits.velocity, self._speed))
         self._limiter = MotionLimiter(action, limits.planning(tick_s))
+        self._full = MotionLimiter(action, full.planning(tick_s))
         self._tick_s = tick_s
         self._timeout_ns, self._hold_ns = round(1e9 * timeout_s), round(1e9 * hold_s)
         self._place: Floats | None = None
+        self._along: Floats | None = None  # velocity at that place
         self._rates: Floats | None = None
         self._wished_ns: int | None = None  # None: let go
         self._held_ns = 0  # when it was held last
@@ -132,12 +134,22 @@ class OperatorMotion:
         """What is commanded (command_dim,); None if nothing is."""
         return None if self._state is None else self._state.position.copy()
 
-    def place(self, values: Sequence[float], now_ns: int) -> None:
+    @property
+    def is_moving(self) -> bool:
+        """Whether what is commanded moves."""
+        return self._state is not None and bool(np.abs(self._state.velocity).max() > 1e-9)
+
+    def hurry(self) -> None:
+        """From now on the limits of the task count and not the operator's own speed."""
+        self._limiter = self._full
+
+    def place(self, values: Sequence[float], now_ns: int, *, velocity: Floats | None = None) -> None:
         """The device is held and points there.
 
         Args:
             values: one for each command name; beyond the limits means at their end.
             now_ns: present time.
+            velocity: of the place (command_dim,), where it is known to move on.
 
         Raises:
             ValueError: wrong number of values, one that is not finite, or velocities are commanded.
@@ -145,7 +157,7 @@ class OperatorMotion:
         if self.action.is_velocity:
             raise ValueError("this task commands velocities; drive it, no place can be pointed at")
         self._place = self._checked(values, self.action.command_names)
-        self._rates, self._wished_ns = None, now_ns
+        self._along, self._rates, self._wished_ns = velocity, None, now_ns
 
     def drive(self, rates: Sequence[float], now_ns: int) -> None:
         """The device is held and asks for speeds, -1 to 1 of the operator's largest, for each of `names`.
@@ -234,7 +246,8 @@ class OperatorMotion:
             wanted = self._place.copy()
             if grippers:
                 self._grippers = wanted[grippers]
-            return MotionState.at_rest(wanted)
+            at_rest = MotionState.at_rest(wanted)
+            return at_rest if self._along is None else replace(at_rest, velocity=self._along.copy())
         assert self._rates is not None
         position, velocity = state.position.copy(), np.zeros_like(state.position)
         speeds = self._rates * self._speed

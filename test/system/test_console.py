@@ -96,6 +96,7 @@ class Person:
 
     def picture(self, name: str) -> None:
         if folder := os.environ.get("SCREENSHOTS"):
+            self.page.evaluate("scrollTo(0, 0)")
             self.page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
