@@ -1,11 +1,12 @@
 """Measure: how fast a model draws, or what the runtime promises (setpoints on time, latency by stage, smooth seams,
-scores under delay), or how fast training steps are.
+scores under delay), or how fast training steps and their data are.
 
     dp-ros bench --model models/pusht_state        # inference beside the eager way: bench_inference.py
     dp-ros bench runtime --json out/runtime.json --plot out/runtime.png
     dp-ros bench runtime --seconds 20              # a short look at everything
     dp-ros bench runtime --only delay --record     # choose the model's default execution
     dp-ros bench train                             # training steps a second: bench_train.py
+    dp-ros bench windows                           # random training windows a second: bench_windows.py
 
 Ticks and stages run the nodes as processes over DDS in real time: leave the machine alone meanwhile. Seams and
 scores run in simulated time, where the load of the machine changes nothing but the duration.
@@ -41,7 +42,7 @@ from dp_ros.benchmark.report import MODES, BenchmarkMode, RuntimeReport
 from dp_ros.benchmark.seam import SEAM_LATENCY_MS, SEAM_SEEDS, measure_seams
 from dp_ros.benchmark.stages import stage_quantiles
 from dp_ros.benchmark.ticks import RATES_HZ
-from dp_ros.cli import bench_inference, bench_train
+from dp_ros.cli import bench_inference, bench_train, bench_windows
 from dp_ros.cli.eval import require_writable
 from dp_ros.errors import UserError
 from dp_ros.inference.load import ENGINES, choose_engine, load_engine
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("inference", "runtime", "train"),
+        choices=("inference", "runtime", "train", "windows"),
         default="inference",
         help="what to measure (default inference)",
     )
@@ -139,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
         return bench_inference.run(args)
     if args.what == "train":
         return bench_train.run(args)
+    if args.what == "windows":
+        return bench_windows.run(args)
     parts = _parts(args.only, args.record)
     plan = _plan(args)
     for path in (args.json, args.plot):
