@@ -268,7 +268,9 @@ def install_browser() -> None:
         ["apt-get", "update"],
         ["apt-get", "install", "-y", "--no-install-recommends", "chromium"],
     ):
-        if subprocess.run(command, env=quiet, capture_output=True).returncode:
+        try:
+            subprocess.run(command, env=quiet, capture_output=True, check=True, timeout=600)
+        except (subprocess.SubprocessError, OSError):
             say(f"`{' '.join(command)}` failed: the console's tests in a browser are skipped")
             return
 

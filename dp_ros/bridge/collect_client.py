@@ -15,6 +15,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from std_srvs.srv import Trigger
 
+from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.pusht_client import PushTClient
 from dp_ros.bridge.qos import latched_qos
 from dp_ros.errors import UserError
@@ -109,3 +110,47 @@ class CollectClient(PushTClient):
     def _call(self, client: Any, request: Any, what: str) -> Any:
         future = client.call_async(request)
         return self.wait(lambda: future.done() and future.result(), what)
+
+
+class RecorderClient(RosClient):
+    """A connection to the recorder alone, for use in a `with` block."""
+
+    def __init__(self, name: str, check: Callable[[], None], timeout_s: float = 60.0) -> None:
+        super().__init__(name, check, timeout_s)
+        self.recorder: Any = None
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._triggers = {
+            name: self.node.create_client(Trigger, f"/recorder/{name}") for name in ("start", "save")
+        }
+        self.node.create_subscription(RecorderStatus, "/recorder/status", self._receive, latched_qos())
+        return self
+
+    def connect(self) -> None:
+        """Wait until the recorder is there. Raises UserError."""
+        self.wait(lambda: self.recorder, "the recorder's status (/recorder/status)")
+        for name, client in self._triggers.items():
+            self.wait(client.service_is_ready, f"service /recorder/{name}")
+
+    def start(self) -> None:
+        """Start an episode, once the recorder hears everything that it needs. Raises UserError."""
+        end_s = time.monotonic() + self._timeout_s
+        while not (answer := self._call("start")).success:
+            if time.monotonic() > end_s:
+                raise UserError(f"/recorder/start: {answer.message}")
+            self._executor.spin_once(timeout_sec=0.2)
+        self.wait(lambda: self.recorder.phase == "recording", "the recorder's status to say that it records")
+
+    def save(self) -> None:
+        """Save the episode. Raises UserError."""
+        answer = self._call("save")
+        if not answer.success:
+            raise UserError(f"/recorder/save: {answer.message}")
+
+    def _receive(self, status: Any) -> None:
+        self.recorder = status
+
+    def _call(self, name: str) -> Any:
+        future = self._triggers[name].call_async(Trigger.Request())
+        return self.wait(lambda: future.done() and future.result(), f"the answer of /recorder/{name}")

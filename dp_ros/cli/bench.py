@@ -6,6 +6,7 @@ scores under delay), or how fast training steps and their data are.
     dp-ros bench runtime --seconds 20              # a short look at everything
     dp-ros bench runtime --only delay --record     # choose the model's default execution
     dp-ros bench train                             # training steps a second: bench_train.py
+    dp-ros bench record                            # what a recorder loses and costs: bench_record.py
     dp-ros bench windows                           # random training windows a second: bench_windows.py
 
 Ticks and stages run the nodes as processes over DDS in real time: leave the machine alone meanwhile. Seams and
@@ -42,7 +43,7 @@ from dp_ros.benchmark.report import MODES, BenchmarkMode, RuntimeReport
 from dp_ros.benchmark.seam import SEAM_LATENCY_MS, SEAM_SEEDS, measure_seams
 from dp_ros.benchmark.stages import stage_quantiles
 from dp_ros.benchmark.ticks import RATES_HZ
-from dp_ros.cli import bench_inference, bench_train, bench_windows
+from dp_ros.cli import bench_inference, bench_record, bench_train, bench_windows
 from dp_ros.cli.eval import require_writable
 from dp_ros.errors import UserError
 from dp_ros.inference.load import ENGINES, choose_engine, load_engine
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("inference", "runtime", "train", "windows"),
+        choices=("inference", "runtime", "train", "windows", "record"),
         default="inference",
         help="what to measure (default inference)",
     )
@@ -107,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rates of the setpoints that ticks measures, one after the other (default %(default)s)",
     )
     bench_train.add_arguments(parser)
+    bench_record.add_arguments(parser)
     parser.add_argument(
         "--record",
         action="store_true",
@@ -140,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
         return bench_inference.run(args)
     if args.what == "train":
         return bench_train.run(args)
+    if args.what == "record":
+        return bench_record.run(args)
     if args.what == "windows":
         return bench_windows.run(args)
     parts = _parts(args.only, args.record)

@@ -219,7 +219,6 @@ class ConsoleNode(Node):
             "drives": drive_names(action),
             "limits": {"min": limits.min, "max": limits.max},
             "plane": self._plane,
-            "simulated": self._task.name.startswith("pusht"),
         }
 
     def state(self) -> dict[str, Any]:

@@ -124,6 +124,32 @@ def test_the_wheels_build_paths_are_rewritten(install: ModuleType, monkeypatch: 
     assert install.rewrite_wheel_paths() == 0
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_browser_is_installed_only_where_there_is_none_and_failing_harms_nothing(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    ran: list[str] = []
+
+    def stand_in(command: list[str], **options: object) -> None:
+        ran.append(command[1])
+        if fails:
+            raise subprocess.CalledProcessError(100, command)
+
+    monkeypatch.setattr(install.subprocess, "run", stand_in)
+    monkeypatch.setattr(install.Path, "read_text", lambda path, *a, **k: "ID=debian\n")
+    monkeypatch.setattr(install.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(install.shutil, "which", lambda name: f"/usr/bin/{name}")
+    install.install_browser()
+    assert ran == []
+    monkeypatch.setattr(install.shutil, "which", lambda name: name if name == "apt-get" else None)
+    install.install_browser()
+    assert ran == (["update"] if fails else ["update", "install"])
+    assert ("are skipped" in capsys.readouterr().out) is fails
+    monkeypatch.setattr(install.os, "geteuid", lambda: 1000)
+    install.install_browser()
+    assert "sudo apt-get install chromium" in capsys.readouterr().out
+
+
 def test_every_requirement_is_pinned_once() -> None:
     lines = (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
     pinned = [line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line]

@@ -59,7 +59,6 @@ function setUp(given) {
   else text("hint", "");
   const keys = keyPairs();
   text("keys", `Keys while Space is held: ${facts.drives.slice(0, keys.length).map((name, i) => `${name} ${keys[i].map(keyName).join(" ")}`).join(", ")}. Gamepad: shoulder button held, sticks drive.`);
-  $("reset").hidden = !facts.simulated;
   $("graphs").replaceChildren(); graphs.clear();
   for (const stream of facts.streams) graph(stream, "");
   graph("inference and latency", "ms"); graph("tick jitter", "ms"); graph("queue", "s");
@@ -101,7 +100,7 @@ function show() {
     $("policy-model").title = policy.model_id;
   } else { pill("policy-state", "no policy"); text("gate", "–"); }
 
-  $("robot").hidden = !robot;
+  $("robot").hidden = $("reset").hidden = !robot;
   if (robot) {
     pill("robot-phase", robot.success ? "solved" : robot.phase, robot.success ? "good" : "");
     text("score", fixed(robot.score, 2)); text("coverage", fixed(robot.coverage, 2)); text("seed", robot.seed);

@@ -1,0 +1,58 @@
+"""The recorder's benchmark with small pictures: what was sent is recorded, and what is missing would be counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from dp_ros.benchmark.record import _count_frames, _count_joints, measure, write_task  # noqa: E402
+from dp_ros.cli.main import main  # noqa: E402
+from dp_ros.data.episode_writer import EpisodeWriter  # noqa: E402
+from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402
+from dp_ros.task import load_task  # noqa: E402
+
+from .processes_left import processes_left  # noqa: E402
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_small_pictures_are_all_recorded(ros_domain: int, tmp_path: Path) -> None:
+    result = measure(tmp_path, 4.0, cameras=2, height=48, width=64)
+    assert set(result["streams"]) == {"camera_0", "camera_1", "joints"}
+    for key in ("camera_0", "camera_1"):
+        counts = result["streams"][key]
+        assert counts["lost"] == counts["sent"] - counts["recorded"]
+        assert 60 < counts["recorded"] <= result["rows"] <= 200
+    assert result["rss_mb"]["end"] > 50 and result["mb_per_s"]["stored"] > 0
+    assert processes_left(ros_domain) == []
+
+
+def test_what_is_missing_is_counted(tmp_path: Path) -> None:
+    write_task(tmp_path / "task.yaml", 1, 4, 4)
+    task = load_task(str(tmp_path / "task.yaml"))
+    with EpisodeWriter(tmp_path / "x.zarr", task) as writer:
+        for row, (frame, joint) in enumerate([(5, 100), (6, 117), (8, 133), (8, 140), (10, 167)]):
+            picture = np.zeros((4, 4, 3), np.uint8)
+            picture.reshape(-1)[:4] = np.frombuffer(np.uint32(frame).tobytes(), np.uint8)
+            joints = np.array([joint, 0, 0, 0, 0, 0], np.float32)
+            step = {"camera_0": picture, "joints": joints, "action": np.zeros(6, np.float32)}
+            writer.add({**step, "timestamp": row / 30})
+        writer.save()
+    buffer = ReplayBuffer.open(tmp_path / "x.zarr")
+    assert _count_frames(buffer, "camera_0") == {"sent": 6, "recorded": 4, "lost": 2, "twice": 1}
+    assert _count_joints(buffer) == {"sent": 68, "recorded": 5, "late": 1}
+
+
+def test_too_little_room_is_said_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, words in (
+        (["--seconds", "1"], "expected 2 to 3600"),
+        (["--folder", str(tmp_path / "nowhere")], "is not there"),
+    ):
+        assert main(["bench", "record", *arguments]) == 2
+        assert words in capsys.readouterr().err
