@@ -23,11 +23,14 @@ from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros.bridge.clock import to_stamp
 from dp_ros.bridge.codecs import encode_image
-from dp_ros.bridge.outputs import encode_command
+from dp_ros.bridge.outputs import encode_trajectory
 from dp_ros.bridge.qos import reliable_qos
+from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.task import TaskSpec, load_task
 
 JOINT_HZ = 500
+#: A command stands for so long, so that one that comes late on a busy machine is not over already.
+STAND_NS = 1_000_000_000
 _PICTURES = 8
 
 
@@ -88,7 +91,8 @@ def publish(task: TaskSpec) -> dict[str, Any]:
             message.header.stamp = to_stamp(frame_ns)
             publisher.publish(message)
         position = 0.3 * np.sin(frames / 40 + np.arange(task.action.dim))
-        command_pub.publish(encode_command(position, frame_ns + dt_ns, task.action.names))
+        stand = ActionChunk(frame_ns + dt_ns, STAND_NS, np.stack([position, position]), frame_ns)
+        command_pub.publish(encode_trajectory(stand, task.action.names))
         frames += 1
     time.sleep(1.0)  # what was sent last is delivered by this process
     node.destroy_node()

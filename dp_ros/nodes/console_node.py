@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
 from rclpy.node import Node
@@ -110,7 +109,6 @@ class ConsoleNode(Node):
         self._jobs: deque[Callable[[], None]] = deque()
         self._wake = self.create_guard_condition(self._run_jobs)
         self._newest: dict[str, tuple[float, Any]] = {}  # what arrived last, and when
-        self._stamps: deque[int] = deque(maxlen=100)  # of the policy's status while it runs
         self._latency_ms: float | None = None
         self._goal: Any = None
         self._goal_said = ""
@@ -189,12 +187,7 @@ class ConsoleNode(Node):
     def _receive(self, name: str, message: Any) -> None:
         with self._lock:
             self._newest[name] = (time.monotonic(), message)
-            if name == "policy":
-                if message.state in ("running", "holding", "yielded"):
-                    self._stamps.append(to_ns(message.header.stamp))
-                else:
-                    self._stamps.clear()
-            elif name == "chunk":
+            if name == "chunk":
                 now_ns = self.get_clock().now().nanoseconds
                 self._latency_ms = (now_ns - to_ns(message.observation_stamp)) / 1e6
 
@@ -228,7 +221,7 @@ class ConsoleNode(Node):
                 name: self._fresh(name) for name in ("policy", "recorder", "robot", "chunk", "diagnostics")
             }
             streams = {key: self._fresh(f"stream {key}") for key in self._task.observations}
-            stamps, latency_ms = list(self._stamps), self._latency_ms
+            latency_ms = self._latency_ms
         position = self._motion.position
         return {
             "streams": {
@@ -240,7 +233,7 @@ class ConsoleNode(Node):
             "commanded": None if position is None else position.round(4).tolist(),
             "problem": self._output.problem,
             "stopped": self._is_stopped(),
-            "policy": _policy(newest["policy"], stamps, latency_ms, newest["diagnostics"]),
+            "policy": _policy(newest["policy"], latency_ms, newest["diagnostics"]),
             "said": self._goal_said,
             "recorder": _recorder(newest["recorder"]),
             "robot": _robot(newest["robot"]),
@@ -408,13 +401,10 @@ def _values(message: Any, task: TaskSpec, key: str) -> list[float] | None:
         return None
 
 
-def _policy(
-    status: Any, stamps: Sequence[int], latency_ms: float | None, diagnostics: Any
-) -> dict[str, Any] | None:
+def _policy(status: Any, latency_ms: float | None, diagnostics: Any) -> dict[str, Any] | None:
     if status is None:
         return None
-    gaps_ms = np.diff(stamps[-21:]) / 1e6
-    jitter = float(np.abs(gaps_ms - np.median(gaps_ms)).max()) if gaps_ms.size else None
+    jitter = None  # a trajectory has no ticks
     for entry in [] if diagnostics is None else diagnostics.status:
         if entry.name.endswith(": setpoints"):
             jitter = next((float(pair.value) for pair in entry.values if pair.key == "jitter_p99_ms"), jitter)

@@ -220,7 +220,9 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
     action, position = episode["action"], episode["agent_pos"]
     assert np.linalg.norm(action[-1] - action[0]) > 100.0
     assert np.linalg.norm(np.diff(action, axis=0), axis=1).max() <= 300.0 * 0.1 * 1.5
-    assert np.linalg.norm(position[-1] - action[-1]) < 30.0
+    # The robot is still on its way when the last row is saved, along what was commanded.
+    assert np.linalg.norm(position[-1] - action, axis=1).min() < 30.0
+    assert np.linalg.norm(position[-1] - position[0]) > 80.0
     assert (episode["image"][0] != episode["image"][-1]).any()
 
 

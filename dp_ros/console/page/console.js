@@ -61,7 +61,7 @@ function setUp(given) {
   text("keys", `Keys while Space is held: ${facts.drives.slice(0, keys.length).map((name, i) => `${name} ${keys[i].map(keyName).join(" ")}`).join(", ")}. Gamepad: shoulder button held, sticks drive.`);
   $("graphs").replaceChildren(); graphs.clear();
   for (const stream of facts.streams) graph(stream, "");
-  graph("inference and latency", "ms"); graph("tick jitter", "ms"); graph("queue", "s");
+  graph("inference and latency", "ms"); graph("setpoint jitter, p99", "ms"); graph("queue", "s");
 }
 const ARROWS = [["ArrowLeft", "ArrowRight"], ["ArrowUp", "ArrowDown"]];
 const LETTERS = [["KeyA", "KeyD"], ["KeyW", "KeyE"], ["KeyJ", "KeyL"], ["KeyK", "KeyI"], ["KeyF", "KeyG"], ["KeyV", "KeyB"]];
@@ -111,7 +111,7 @@ function show() {
   const now = performance.now() / 1000;
   for (const stream of facts.streams) plot(stream, now, state.streams[stream]);
   plot("inference and latency", now, policy && policy.state !== "idle" ? [policy.inference_ms, policy.latency_ms] : null);
-  plot("tick jitter", now, policy && policy.jitter_ms !== null ? [policy.jitter_ms] : null);
+  plot("setpoint jitter, p99", now, policy && policy.jitter_ms !== null ? [policy.jitter_ms] : null);
   plot("queue", now, policy && policy.state !== "idle" ? [policy.queue_s] : null);
   for (const camera of cameras) draw(camera);
 }
