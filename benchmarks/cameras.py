@@ -35,7 +35,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from dp_ros import bringup
-from dp_ros.benchmark.machine import busy_cores, load_average
+from dp_ros.benchmark.machine import busy_cores, load_average, processor_s
 from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.clock import to_ns, to_stamp
 from dp_ros.bridge.codecs import encode_image
@@ -159,12 +159,6 @@ class Watcher(RosClient):
         """Wait for diagnostics that are made a second from now, when everything sent has arrived."""
         settled_ns = time.time_ns() + 1_000_000_000
         self.wait(lambda: self.stamp_ns >= settled_ns, "the policy node's diagnostics")
-
-
-def processor_s(pid: int) -> float:
-    """Processor time that a process has used, seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(seconds: float, *, compressed: bool, full_size: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dp_ros.benchmark.machine import processor_s, resident_mb
 from dp_ros.benchmark.record_source import JOINT_HZ
 from dp_ros.bringup import Bringup, NodeSpec
 from dp_ros.data.layout import TIMESTAMP
@@ -79,7 +80,8 @@ def measure(
     Raises:
         UserError: if the recorder ends the recording, or a process ends.
     """
-    from dp_ros.bridge.collect_client import RecorderClient
+    from dp_ros.bridge.client import RosClient
+    from dp_ros.bridge.recorder_link import RecorderLink
 
     task_file, out = folder / "task.yaml", folder / "recorded.zarr"
     write_task(task_file, cameras, height, width)
@@ -88,25 +90,26 @@ def measure(
     memory: list[tuple[float, float]] = []
     with running(Bringup("record", (node,))) as nodes, _source(task_file) as source:
         pid = nodes.pids["recorder"]
-        with RecorderClient("bench_record", nodes.check) as client:
-            client.connect()
-            client.start()
-            begin_s, begin_cpu_s = time.monotonic(), _processor_s(pid)
+        with RosClient("bench_record", nodes.check, timeout_s=60.0) as client:
+            recorder = RecorderLink(client)
+            recorder.connect()
+            recorder.start()
+            begin_s, begin_cpu_s = time.monotonic(), processor_s(pid)
 
             def over() -> bool:
                 elapsed_s = time.monotonic() - begin_s
                 if not memory or elapsed_s - memory[-1][0] >= 1.0:
-                    memory.append((elapsed_s, _resident_mb(pid)))
+                    memory.append((elapsed_s, resident_mb(pid)))
                     report(
-                        f"{elapsed_s:.0f} of {seconds:g} s, {client.recorder.steps} rows, {memory[-1][1]:.0f} MB"
+                        f"{elapsed_s:.0f} of {seconds:g} s, {recorder.status.steps} rows, {memory[-1][1]:.0f} MB"
                     )
-                return elapsed_s >= seconds or client.recorder.phase != "recording"
+                return elapsed_s >= seconds or recorder.status.phase != "recording"
 
             client.wait(over, "the end", float("inf"))
-            if client.recorder.phase != "recording":
-                raise UserError(f"the recorder ended early: {client.recorder.message}")
-            wall_s, cpu_s = time.monotonic() - begin_s, _processor_s(pid) - begin_cpu_s
-            client.save()
+            if recorder.status.phase != "recording":
+                raise UserError(f"the recorder ended early: {recorder.status.message}")
+            wall_s, cpu_s = time.monotonic() - begin_s, processor_s(pid) - begin_cpu_s
+            recorder.save()
             save_s = time.monotonic() - begin_s - wall_s
         assert source.stdin is not None and source.stdout is not None
         source.stdin.write("\n")
@@ -174,13 +177,3 @@ def _count_joints(buffer: ReplayBuffer) -> dict[str, int]:
         "recorded": len(np.unique(numbers)),
         "late": int((np.abs(numbers - due) > 2).sum()),
     }
-
-
-def _resident_mb(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _processor_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

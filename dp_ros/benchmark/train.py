@@ -9,7 +9,6 @@ three run in turns of a few steps and are compared turn by turn; each turn's rat
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dp_ros.benchmark.turns import in_turns, median_ratio
 from dp_ros.data.layout import ACTION, observation_dtype
 from dp_ros.data.windows import Demonstrations, Windows, cut_windows
 from dp_ros.policies.build import build_policy
@@ -30,7 +30,6 @@ from dp_ros.training.ema import WeightAverage
 
 _STEPS_A_TURN = 4
 _WARMUP_STEPS = 3
-_FEWEST_TURNS = 3
 _NOISE = 2  # what the random numbers are for, as in training
 _LEARNING_RATE = 1e-4
 
@@ -80,14 +79,14 @@ def measure(
             "in_memory": _ours(policy(), spec, lambda step: held[step % len(held)]),
             "straightforward": _straightforward(policy(), spec, windows),
         }
-        times = _in_turns(ways, seconds)
+        times = in_turns(ways, seconds, steps=_STEPS_A_TURN, warmup=_WARMUP_STEPS)
     n = {way: batches.size * _STEPS_A_TURN / statistics.median(each) for way, each in times.items()}
     return TrainingSpeed(
         samples_per_s=n["ours"],
         straightforward_samples_per_s=n["straightforward"],
-        speedup=_median_ratio(times["straightforward"], times["ours"]),
+        speedup=median_ratio(times["straightforward"], times["ours"]),
         in_memory_samples_per_s=n["in_memory"],
-        loader_ratio=_median_ratio(times["in_memory"], times["ours"]),
+        loader_ratio=median_ratio(times["in_memory"], times["ours"]),
         turns=len(times["ours"]),
     )
 
@@ -109,29 +108,6 @@ def made_up_demonstrations(
     ):
         arrays[key] = draw.normal(size=(n, *shape)).cumsum(axis=0).astype(np.float32)
     return Demonstrations(arrays, length * np.arange(1, n_episodes + 1), "", labels=tuple(labels or ()))
-
-
-def _in_turns(ways: dict[str, Callable[[int], None]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each turn of each way."""
-    step = 0
-    for take in ways.values():
-        for warmup in range(_WARMUP_STEPS):
-            take(warmup)
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    step, began = _WARMUP_STEPS, time.perf_counter()
-    while len(times["ours"]) < _FEWEST_TURNS or time.perf_counter() - began < seconds:
-        order = list(ways) if len(times["ours"]) % 2 else list(ways)[::-1]
-        for way in order:
-            start = time.perf_counter()
-            for k in range(_STEPS_A_TURN):
-                ways[way](step + k)
-            times[way].append(time.perf_counter() - start)
-        step += _STEPS_A_TURN
-    return times
-
-
-def _median_ratio(numerator: list[float], denominator: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
 def _ours(

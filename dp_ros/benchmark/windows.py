@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from dp_ros.benchmark.turns import in_turns, median_ratio
 from dp_ros.data.layout import ACTION
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.windows import cut_windows, load_demonstrations
 from dp_ros.task import TaskSpec
 
-_FEWEST_TURNS = 3
+#: Random batches that are drawn before anything is timed.
+_BATCHES = 64
 Batch = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 
 
@@ -89,21 +93,18 @@ def measure(path: str, task: TaskSpec, *, batch: int, seconds: float, seed: int 
     demonstrations = load_demonstrations(path, task)
     ours = cut_windows(demonstrations, task, range(demonstrations.n_episodes))
     open_s = time.perf_counter() - began
-    plain, draw = PlainWindows(path, task), np.random.default_rng(seed)
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
-    ways = {"ours": ours.at, "plain": plain.at}
-    for way in ways.values():
-        way(np.arange(min(2, len(ours))))
-    began = time.perf_counter()
-    while len(times["ours"]) < _FEWEST_TURNS or time.perf_counter() - began < seconds:
-        chosen = draw.integers(0, len(ours), batch)
-        for name in list(ways) if len(times["ours"]) % 2 else list(ways)[::-1]:
-            start = time.perf_counter()
-            ways[name](chosen)
-            times[name].append(time.perf_counter() - start)
-    ratios = [b / a for a, b in zip(times["ours"], times["plain"], strict=True)]
+    chosen = np.random.default_rng(seed).integers(0, len(ours), (_BATCHES, batch))
+    ways = {"ours": ours.at, "plain": PlainWindows(path, task).at}
+    times = in_turns(
+        {name: partial(_take, at, chosen) for name, at in ways.items()}, seconds, steps=1, warmup=1
+    )
     rate = {name: batch / statistics.median(each) for name, each in times.items()}
-    return WindowSpeed(rate["ours"], rate["plain"], statistics.median(ratios), open_s, len(ratios))
+    speedup = median_ratio(times["plain"], times["ours"])
+    return WindowSpeed(rate["ours"], rate["plain"], speedup, open_s, len(times["ours"]))
+
+
+def _take(at: Callable[[NDArray[np.int64]], Batch], chosen: NDArray[np.int64], step: int) -> None:
+    at(chosen[step % len(chosen)])
 
 
 def made_up_recording(path: str, task: TaskSpec, n_episodes: int, length: int) -> None:

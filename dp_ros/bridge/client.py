@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from std_srvs.srv import Trigger
 
 from dp_ros.errors import UserError
 
@@ -56,3 +57,29 @@ class RosClient:
             if time.monotonic() % 1.0 < 0.06:
                 self._check()
         return value
+
+    def call(self, service: Any, request: Any, what: str) -> Any:
+        """Call a service and wait for its answer. Raises UserError after the time-out."""
+        future = service.call_async(request)
+        return self.wait(lambda: future.done() and future.result(), what)
+
+    def trigger(self, service: Any) -> None:
+        """Call a `std_srvs/Trigger`.
+
+        Raises:
+            UserError: if it refuses, with its reason.
+        """
+        answer = self.call(service, Trigger.Request(), f"the answer of {service.srv_name}")
+        if not answer.success:
+            raise UserError(f"{service.srv_name}: {answer.message}")
+
+    def trigger_patiently(self, service: Any) -> None:
+        """The same until it succeeds: nodes refuse while what they need has not reached them."""
+        end_s = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return self.trigger(service)
+            except UserError:
+                if time.monotonic() > end_s:
+                    raise
+                self._executor.spin_once(timeout_sec=0.2)

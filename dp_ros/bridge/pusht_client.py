@@ -80,8 +80,7 @@ class PushTClient(RosClient):
         Raises:
             UserError: if the robot refuses the seed.
         """
-        future = self._reset_client.call_async(ResetEpisode.Request(seed=seed, legacy=True))
-        answer = self.wait(lambda: future.done() and future.result(), "the reset")
+        answer = self.call(self._reset_client, ResetEpisode.Request(seed=seed, legacy=True), "the reset")
         if not answer.success:
             raise UserError(f"reset to seed {seed}: {answer.message}")
         self.statuses.clear()

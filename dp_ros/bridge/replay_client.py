@@ -47,7 +47,7 @@ def replay_episode(
     tick_s = 1.0 / command_rate(task)
     try:
         motion = OperatorMotion(task, tick_s=tick_s, speed_scale=approach, timeout_s=1.0, hold_s=0.5)
-        replay = EpisodeReplay(task, commands, motion, tick_s=tick_s, speed=speed)
+        replay = EpisodeReplay(task, commands, motion, speed=speed)
     except ValueError as error:
         raise UserError(f"the episode cannot be replayed: {error}") from None
     begun = False

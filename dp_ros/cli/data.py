@@ -19,7 +19,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -157,7 +156,8 @@ def _plot(args: argparse.Namespace) -> int:
 
     require_writable(args.out)
     buffer = ReplayBuffer.open(args.recording)
-    arrays = _episode(buffer, args.episode)
+    buffer.require_episode(args.episode)
+    arrays = buffer.episode(args.episode)
     times = arrays.pop(TIMESTAMP, None)
     vectors = {key: values for key, values in arrays.items() if values.ndim <= 2}
     if times is None:
@@ -193,14 +193,13 @@ def _thumbnails(args: argparse.Namespace) -> int:
 
     require_writable(args.out)
     buffer = ReplayBuffer.open(args.recording)
-    cameras = [key for key in buffer if buffer.rows(key, 0, 1).ndim == 4]
+    cameras = buffer.cameras
     camera = args.camera or next(iter(cameras), None)
     if camera is None or camera not in cameras:
         raise UserError(
             f"{args.recording}: has no camera {camera or ''}; it has {', '.join(cameras) or 'none'}"
         )
-    task = buffer.task
-    encoding = "rgb8" if task is None else str(task.observations[camera].encoding)
+    encoding = buffer.encoding(camera)
     frames, captions = [], []
     for index in parse_episodes(args.episodes, buffer.n_episodes):
         begin = int(buffer.episode_ends[index - 1]) if index else 0
@@ -275,9 +274,3 @@ def _drop(args: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return 0
-
-
-def _episode(buffer: ReplayBuffer, index: int) -> dict[str, Any]:
-    if not 0 <= index < buffer.n_episodes:
-        raise UserError(f"{buffer.path}: got episode {index}, it has 0 to {buffer.n_episodes - 1}")
-    return buffer.episode(index)

@@ -15,7 +15,6 @@ import contextlib
 import os
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from dp_ros.data.layout import ACTION
@@ -42,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay; returns an exit status."""
     from dp_ros import bringup
+    from dp_ros.bridge.client import RosClient
     from dp_ros.bridge.pusht_client import PushTClient
     from dp_ros.bridge.replay_client import replay_episode
     from dp_ros.bridge.run_client import first_ctrl_c
@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.recording}: does not say of which task it is, so no robot can be driven by it"
         )
-    if not 0 <= args.episode < buffer.n_episodes:
-        raise UserError(f"{buffer.path}: got episode {args.episode}, it has 0 to {buffer.n_episodes - 1}")
+    buffer.require_episode(args.episode)
     if not 0 < args.speed <= 2 or not 0 < args.approach <= 1:
         raise UserError("--speed: expected above 0, at most 2; --approach: above 0, at most 1")
     commands = commands_of(task, buffer.episode(args.episode)[ACTION])
@@ -68,14 +67,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and not args.sim:
         raise UserError(f"the robot would {what}. Clear its way, and say --yes to move it")
     with contextlib.ExitStack() as stack:
-        check = _nothing
+        simulated: PushTClient | None = None
+        client = RosClient("replay")
         if args.sim:
             os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-            spec = bringup.pusht_alone(task=task.name, seed=seed)
-            check = stack.enter_context(running(spec)).check
-        client = stack.enter_context(PushTClient(task, check))
-        if args.sim:
-            client.wait(lambda: client.statuses, "the simulated robot")
+            nodes = stack.enter_context(running(bringup.pusht_alone(task=task.name, seed=seed)))
+            client = simulated = PushTClient(task, nodes.check)
+        stack.enter_context(client)
+        if simulated is not None:
+            client.wait(lambda: simulated.statuses, "the simulated robot")
         status = stack.enter_context(console.status(f"the robot will {what}"))
         interrupted = stack.enter_context(first_ctrl_c())
         replay_episode(
@@ -88,10 +88,6 @@ def run(args: argparse.Namespace) -> int:
             report=lambda replay: status.update(f"{replay.phase} {replay.progress_s:.1f} of {seconds:.1f} s"),
         )
         status.stop()
-        score = f"; score {client.statuses[-1].score:.3f}" if args.sim and client.statuses else ""
-        console.print(f"episode {args.episode} replayed, {len(np.atleast_2d(commands))} commands{score}")
+        score = "" if simulated is None else f"; score {simulated.statuses[-1].score:.3f}"
+        console.print(f"episode {args.episode} replayed, {len(commands)} commands{score}")
     return 0
-
-
-def _nothing() -> None:
-    """No process of ours has to be alive."""

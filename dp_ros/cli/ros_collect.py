@@ -34,7 +34,7 @@ def collect_over_ros(
     )
     with running(description) as processes, CollectClient(task, processes.check) as client:
         client.connect()
-        console.print(f"{args.out}: {client.recorder.message}")
+        console.print(f"{args.out}: {client.recorder.status.message}")
         recorded = ReplayBuffer.open(args.out).episode_seeds
         kept = 0
         for seed in seeds_to_record(args.seed, recorded):

@@ -31,15 +31,15 @@ class Episodes:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def listed(self) -> list[dict[str, Any]]:
-        """Each episode: index, steps, seconds, success, seed and texts; newest last. Empty if nothing is there."""
+    def overview(self) -> dict[str, Any]:
+        """`episodes`: index, steps, seconds, success, seed and texts of each, newest last; and names of `cameras`."""
         try:
             buffer = ReplayBuffer.open(self.path)
         except UserError:
-            return []
+            return {"episodes": [], "cameras": []}
         lengths = np.diff(buffer.episode_ends, prepend=0)
         task = buffer.task
-        return [
+        listed = [
             {
                 "index": index,
                 "steps": int(steps),
@@ -52,14 +52,7 @@ class Episodes:
                 zip(lengths, buffer.episode_success, buffer.episode_seeds, buffer.episode_info, strict=True)
             )
         ]
-
-    def cameras(self) -> list[str]:
-        """Names of the streams of pictures."""
-        try:
-            buffer = ReplayBuffer.open(self.path)
-        except UserError:
-            return []
-        return [key for key in buffer if buffer.rows(key, 0, 1).ndim == 4]
+        return {"episodes": listed, "cameras": buffer.cameras}
 
     def values(self, index: int) -> dict[str, Any]:
         """Values of an episode over time: `time` (n,) seconds and each vector stream (n, dim).
@@ -85,16 +78,10 @@ class Episodes:
             LookupError: there is no such episode, camera or row.
         """
         buffer, begin, end = self._episode(index)
-        if camera not in buffer or not 0 <= row < end - begin:
+        if camera not in buffer.cameras or not 0 <= row < end - begin:
             raise LookupError(f"episode {index} has no picture {row} of {camera!r}")
-        rows = buffer.rows(camera, begin + row, begin + row + 1)
-        if rows.ndim != 4:
-            raise LookupError(f"{camera!r} is not a camera")
-        task = buffer.task
-        encoding = "rgb8" if task is None else str(task.observations[camera].encoding)
-        if small:
-            return jpeg(thumbnail(rows[0], _THUMBNAIL_PX, encoding))
-        return jpeg(rows[0], encoding)
+        picture, encoding = buffer.rows(camera, begin + row, begin + row + 1)[0], buffer.encoding(camera)
+        return jpeg(thumbnail(picture, _THUMBNAIL_PX, encoding)) if small else jpeg(picture, encoding)
 
     def _episode(self, index: int) -> tuple[ReplayBuffer, int, int]:
         try:

@@ -13,7 +13,7 @@ import json
 import logging
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,10 +64,10 @@ class Robot(Protocol):
         """Do something; whether it was done, and what there is to say."""
 
     def place(self, values: Sequence[float]) -> str:
-        """The device points there; returns why that is not possible."""
+        """The device points there; returns why that is not possible now. ValueError: it never is."""
 
     def drive(self, values: Sequence[float]) -> str:
-        """The device asks for speeds; returns why that is not possible."""
+        """The device asks for speeds; returns why that is not possible now. ValueError: it never is."""
 
     def let_go(self) -> None:
         """The device was let go."""
@@ -81,7 +81,7 @@ class ConsoleServer:
 
     Args:
         robot: that is shown and moved.
-        episodes: of the recording; None where nothing is recorded.
+        episodes: of the recording.
         access: who may.
         port: to listen on; 0 takes a free one.
 
@@ -89,7 +89,7 @@ class ConsoleServer:
         UserError: the port is taken, or the host is none of this machine's.
     """
 
-    def __init__(self, robot: Robot, episodes: Episodes | None, access: Access, port: int) -> None:
+    def __init__(self, robot: Robot, episodes: Episodes, access: Access, port: int) -> None:
         self._robot, self._episodes, self._access = robot, episodes, access
         self._desk = Desk(self._let_go)
         self._loop = asyncio.new_event_loop()
@@ -178,32 +178,20 @@ class ConsoleServer:
         return web.FileResponse(PAGE / request.path.removeprefix("/"))
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        if self._episodes is None:
-            return web.json_response({"episodes": [], "cameras": []})
-        listed = await asyncio.to_thread(self._episodes.listed)
-        cameras = await asyncio.to_thread(self._episodes.cameras)
-        return web.json_response({"episodes": listed, "cameras": cameras})
+        return web.json_response(await asyncio.to_thread(self._episodes.overview))
 
     async def _values(self, request: web.Request) -> web.StreamResponse:
-        if self._episodes is None:
-            raise web.HTTPNotFound(text="nothing is recorded here\n")
-        index = int(request.match_info["index"])
-        try:
-            return web.json_response(await asyncio.to_thread(self._episodes.values, index))
-        except LookupError as error:
-            raise web.HTTPNotFound(text=f"{error.args[0]}\n") from None
+        return web.json_response(await _found(self._episodes.values, int(request.match_info["index"])))
 
     async def _frame(self, request: web.Request) -> web.StreamResponse:
-        if self._episodes is None:
-            raise web.HTTPNotFound(text="nothing is recorded here\n")
-        index, row = int(request.match_info["index"]), int(request.match_info["row"])
-        small = "small" in request.query
-        try:
-            body = await asyncio.to_thread(
-                self._episodes.frame, index, request.match_info["camera"], row, small=small
-            )
-        except LookupError as error:
-            raise web.HTTPNotFound(text=f"{error.args[0]}\n") from None
+        asked = request.match_info
+        body = await _found(
+            self._episodes.frame,
+            int(asked["index"]),
+            asked["camera"],
+            int(asked["row"]),
+            small="small" in request.query,
+        )
         return web.Response(body=body, content_type="image/jpeg")
 
     # --- people -----------------------------------------------------------------------------------------
@@ -312,6 +300,14 @@ class ConsoleServer:
     def _let_go(self) -> None:
         self._robot.let_go()
         self._robot.deadman(False)
+
+
+async def _found(look_up: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    """What a function that may take time gives; 404 where it finds nothing."""
+    try:
+        return await asyncio.to_thread(look_up, *args, **more)
+    except LookupError as error:
+        raise web.HTTPNotFound(text=f"{error.args[0]}\n") from None
 
 
 async def _send(socket: web.WebSocketResponse, content: dict[str, Any]) -> None:

@@ -129,6 +129,21 @@ class ReplayBuffer:
         """Names of the recorded arrays, sorted."""
         return list(self._arrays)
 
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the arrays that hold pictures, sorted."""
+        return [key for key, array in self._arrays.items() if array.ndim == 4]
+
+    def encoding(self, camera: str) -> str:
+        """Encoding of a camera's pictures; rgb8 where the recording does not say."""
+        task = self.task
+        return str(task.observations[camera].encoding) if task and camera in task.observations else "rgb8"
+
+    def require_episode(self, index: int) -> None:
+        """Raise UserError, saying what there is, if there is no such episode."""
+        if not 0 <= index < self.n_episodes:
+            raise UserError(f"{self.path}: got episode {index}, it has 0 to {self.n_episodes - 1}")
+
     def __contains__(self, key: object) -> bool:
         return key in self._arrays
 

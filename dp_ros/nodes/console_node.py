@@ -109,6 +109,7 @@ class ConsoleNode(Node):
         self._jobs: deque[Callable[[], None]] = deque()
         self._wake = self.create_guard_condition(self._run_jobs)
         self._newest: dict[str, tuple[float, Any]] = {}  # what arrived last, and when
+        self._encoded: dict[str, tuple[int, bytes]] = {}  # each camera's picture that was shown last
         self._latency_ms: float | None = None
         self._goal: Any = None
         self._goal_said = ""
@@ -244,35 +245,38 @@ class ConsoleNode(Node):
         """Newest picture of a camera."""
         key = self._cameras[camera]
         with self._lock:
-            message = self._fresh(f"stream {key}")
-        if message is None or to_ns(message.header.stamp) == after_ns:
+            message, encoded = self._fresh(f"stream {key}"), self._encoded.get(key)
+        stamp_ns = None if message is None else to_ns(message.header.stamp)
+        if stamp_ns is None or stamp_ns == after_ns:
             return None
+        if encoded is not None and encoded[0] == stamp_ns:
+            return encoded
         spec = self._task.observations[key]
         read = decode_compressed if spec.type.endswith("CompressedImage") else decode_image
         try:
             pixels = read(message, str(spec.encoding))
         except ImageProblem:
             return None
-        return to_ns(message.header.stamp), jpeg(pixels, str(spec.encoding))
+        encoded = stamp_ns, jpeg(pixels, str(spec.encoding))
+        with self._lock:
+            self._encoded[key] = encoded
+        return encoded
 
     def place(self, values: Sequence[float]) -> str:
         """The device points there."""
-        return self._wish("place", values)
+        self._motion.checked_place(values)
+        return self._wish(self._motion.place, values)
 
     def drive(self, values: Sequence[float]) -> str:
         """The device asks for speeds."""
-        return self._wish("drive", values)
+        self._motion.checked_rates(values)
+        return self._wish(self._motion.drive, values)
 
-    def _wish(self, how: str, values: Sequence[float]) -> str:
+    def _wish(self, say: Callable[[Sequence[float], int], None], values: Sequence[float]) -> str:
         if self._is_stopped():
             return "the emergency stop is pressed; clear it first"
         now_ns = self.get_clock().now().nanoseconds
-        names = self._task.action.command_names if how == "place" else self._motion.names
-        if len(values) != len(names):
-            return f"got {len(values)} values, expected {len(names)}, one for each of {', '.join(names)}"
-        if how == "place" and self._task.action.is_velocity:
-            return "this task commands velocities; no place can be pointed at"
-        self._later(lambda: getattr(self._motion, how)(values, now_ns))
+        self._later(lambda: say(values, now_ns))
         return ""
 
     def _is_stopped(self) -> bool:

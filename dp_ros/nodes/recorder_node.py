@@ -205,8 +205,8 @@ class RecorderNode(Node):
             response.message = f"{self._rows.n_rows} steps are not saved yet; save or discard them"
         elif topics := self._commands.unconnected():
             response.message = f"no operator is connected to {', '.join(topics)} yet; start one first"
-        elif self._space.level() == "full":
-            response.message = self._space.message()
+        elif full := self._space.full():
+            response.message = full
         else:
             try:
                 self._rows.buffer.check_fresh(self._now())
@@ -285,10 +285,8 @@ class RecorderNode(Node):
             response.message = self._note(str(error))
             return response
         kept = set_aside_path(self._writer.path)
-        response.success, response.message = (
-            True,
-            self._note(f"episode {index} deleted; it is kept in {kept}"),
-        )
+        response.success = True
+        response.message = self._note(f"episode {index} deleted; it is kept in {kept}")
         return response
 
     def _info(self) -> dict[str, str]:
@@ -446,8 +444,8 @@ class RecorderNode(Node):
         return message
 
     def _publish_status(self) -> None:
-        if self._recording and self._space.level() == "full":
-            self._end(self._space.message())
+        if self._recording and (full := self._space.full()):
+            self._end(full)
             return  # which has published
         missing = []
         if self._pending_ns is not None:
@@ -465,7 +463,7 @@ class RecorderNode(Node):
         )
         now_ns, buffer = self._now(), self._rows.buffer
         problems = {} if self._lockstep else buffer.problems(now_ns)
-        message.problems = [*problems.values(), *filter(None, [self._space.message()])]
+        message.problems = [*problems.values(), *filter(None, [self._space.low()])]
         for key in self._task.observations:
             newest_ns = buffer.newest_ns(key)
             message.streams.append(key)

@@ -132,31 +132,18 @@ class DeviceOperator:
     # --- gamepad ----------------------------------------------------------------------------------------
 
     def _declare_axes(self) -> None:
-        count = len(self._names)
-        self._axes: list[int] = list(
-            declare(
-                self._node,
-                "axes",
-                list(range(count)),
-                f"axis of the gamepad for each of {', '.join(self._names)}; -1: none",
-                read_only=True,
-            )
+        names = self._names
+        self._axes: list[int] = self._declare_each(
+            "axes", names, list(range(len(names))), "axis of the gamepad for each of {}; -1: none"
         )
-        self._scales: list[float] = list(
-            declare(
-                self._node,
-                "axis_scales",
-                [1.0] * count,
-                "what each axis is multiplied with; -1.0 turns it round",
-                read_only=True,
-            )
+        self._scales: list[float] = self._declare_each(
+            "axis_scales", names, [1.0] * len(names), "what each axis is multiplied with; -1.0 turns it round"
         )
         self._deadzone: float = declare(
             self._node, "deadzone", 0.05, "of a stick, of 1", low=0.0, high=0.9, read_only=True
         )
         if self._deadman == NO_BUTTON:
             raise UserError("parameter deadman_button: a gamepad needs one, got -1")
-        _one_for_each(self._names, axes=self._axes, axis_scales=self._scales)
 
     def _joy(self, message: Any) -> None:
         if not self._pressed(message):
@@ -193,29 +180,12 @@ class DeviceOperator:
             )
         names = self._task.action.command_names
         topic: str = declare(self._node, "leader_topic", "/leader/joint_states", "leader arm", read_only=True)
-        self._joints: list[str] = list(
-            declare(self._node, "leader_joints", names, f"its joints for {', '.join(names)}", read_only=True)
+        self._joints: list[str] = self._declare_each("leader_joints", names, names, "its joints for {}")
+        self._gains: list[float] = self._declare_each(
+            "leader_scales", names, [1.0] * len(names), "what each position is multiplied with"
         )
-        self._gains: list[float] = list(
-            declare(
-                self._node,
-                "leader_scales",
-                [1.0] * len(names),
-                "what each position is multiplied with",
-                read_only=True,
-            )
-        )
-        self._offsets: list[float] = list(
-            declare(
-                self._node,
-                "leader_offsets",
-                [0.0] * len(names),
-                "what is added to it then, units",
-                read_only=True,
-            )
-        )
-        _one_for_each(
-            names, leader_joints=self._joints, leader_scales=self._gains, leader_offsets=self._offsets
+        self._offsets: list[float] = self._declare_each(
+            "leader_offsets", names, [0.0] * len(names), "what is added to it then, units"
         )
         self._node.create_subscription(
             JointState, topic, self._leader, observation_qos(lockstep=False, picture=False)
@@ -250,6 +220,15 @@ class DeviceOperator:
 
     # --- both -------------------------------------------------------------------------------------------
 
+    def _declare_each(self, parameter: str, names: Sequence[str], default: list[Any], text: str) -> list[Any]:
+        """Declare a list with one value for each name; raises UserError for one of another length."""
+        listed = ", ".join(names)
+        values = list(declare(self._node, parameter, default, text.format(listed), read_only=True))
+        if len(values) != len(names):
+            wanted = f"{len(names)}, one for each of {listed}"
+            raise UserError(f"parameter {parameter}: got {len(values)} values, expected {wanted}")
+        return values
+
     def _wish(self, how: str, values: list[float]) -> None:
         try:
             getattr(self._motion, how)(values, self._now_ns())
@@ -263,11 +242,3 @@ class DeviceOperator:
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
-
-
-def _one_for_each(names: Sequence[str], **parameters: Sequence[object]) -> None:
-    """Raise UserError for a parameter that has not one value for each name."""
-    for name, values in parameters.items():
-        if len(values) != len(names):
-            wanted = f"{len(names)}, one for each of {', '.join(names)}"
-            raise UserError(f"parameter {name}: got {len(values)} values, expected {wanted}")

@@ -52,6 +52,12 @@ class ActionSpace:
         columns = range(3) if action.is_pose else range(action.dim)
         self._plain = [i for i in columns if i not in action.gripper_indices]
 
+    @classmethod
+    def absolute(cls, task: TaskSpec) -> ActionSpace:
+        """Of what is recorded: absolute values, also of a task whose policy says relative ones."""
+        action = task.action.model_copy(update={"relative": False})
+        return cls(task.model_copy(update={"action": action}))
+
     def reference(self, observations: Mapping[str, npt.NDArray[Any]]) -> Floats | None:
         """Measured state at the newest step of a window, as command values.
 

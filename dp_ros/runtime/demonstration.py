@@ -160,9 +160,8 @@ class DemonstrationRows:
         self.operator = CommandTrack(self._names, hold_ns)
         self.grippers = {name: CommandTrack([name], _FOR_EVER_NS) for name in own_topic}
         self.takeovers = TakeoverTrack() if takeovers else None
-        # What is recorded is absolute: of relative actions training makes what counts from the observation.
-        absolute = task.model_copy(update={"action": action.model_copy(update={"relative": False})})
-        self._space = ActionSpace(absolute)
+        # Of relative actions training makes what counts from the observation.
+        self._space = ActionSpace.absolute(task)
         self._as_sent = [gripper.name for gripper in action.grippers if _sent_as_said(gripper)]
         self.begin()
 

@@ -91,7 +91,7 @@ class OperatorMotion:
     ) -> None:
         action = self.action = task.action
         self.names = drive_names(action)
-        limits = full = MotionLimits.of(action)
+        limits = MotionLimits.of(action)
         if speed is None:
             turning = speed_scale * 1.0  # rad/s, where nothing says how fast it may turn
             own = dict(zip(action.command_names, speed_scale * limits.velocity, strict=True))
@@ -106,8 +106,7 @@ class OperatorMotion:
         if not action.is_pose and not action.is_velocity:
             limits = replace(limits, velocity=np.minimum(limits.velocity, self._speed))
         self._limiter = MotionLimiter(action, limits.planning(tick_s))
-        self._full = MotionLimiter(action, full.planning(tick_s))
-        self._tick_s = tick_s
+        self.tick_s = tick_s
         self._timeout_ns, self._hold_ns = round(1e9 * timeout_s), round(1e9 * hold_s)
         self._place: Floats | None = None
         self._along: Floats | None = None  # velocity at that place
@@ -115,12 +114,9 @@ class OperatorMotion:
         self._wished_ns: int | None = None  # None: let go
         self._held_ns = 0  # when it was held last
         self._state: MotionState | None = None  # None: nothing is commanded
-        self._grippers = np.array(
-            [
-                {g.name: g.open for g in action.grippers}[action.command_names[i]]
-                for i in action.gripper_indices
-            ]
-        )
+        by_name = {gripper.name: gripper for gripper in action.grippers}
+        self._gripper_specs = [by_name[action.command_names[i]] for i in action.gripper_indices]
+        self._grippers = np.array([gripper.open for gripper in self._gripper_specs])
         self.problem = ""
         """Why nothing is commanded although the device is held; empty otherwise."""
 
@@ -141,7 +137,7 @@ class OperatorMotion:
 
     def hurry(self) -> None:
         """From now on the limits of the task count and not the operator's own speed."""
-        self._limiter = self._full
+        self._limiter = MotionLimiter(self.action, MotionLimits.of(self.action).planning(self.tick_s))
 
     def place(self, values: Sequence[float], now_ns: int, *, velocity: Floats | None = None) -> None:
         """The device is held and points there.
@@ -154,9 +150,7 @@ class OperatorMotion:
         Raises:
             ValueError: wrong number of values, one that is not finite, or velocities are commanded.
         """
-        if self.action.is_velocity:
-            raise ValueError("this task commands velocities; drive it, no place can be pointed at")
-        self._place = self._checked(values, self.action.command_names)
+        self._place = self.checked_place(values)
         self._along, self._rates, self._wished_ns = velocity, None, now_ns
 
     def drive(self, rates: Sequence[float], now_ns: int) -> None:
@@ -165,8 +159,18 @@ class OperatorMotion:
         Raises:
             ValueError: wrong number of values, or one that is not finite.
         """
-        self._rates = np.clip(self._checked(rates, self.names), -1.0, 1.0)
+        self._rates = np.clip(self.checked_rates(rates), -1.0, 1.0)
         self._place, self._wished_ns = None, now_ns
+
+    def checked_place(self, values: Sequence[float]) -> Floats:
+        """What `place` takes, or its ValueError; touches nothing, so that any thread may ask."""
+        if self.action.is_velocity:
+            raise ValueError("this task commands velocities; drive it, no place can be pointed at")
+        return _checked(values, self.action.command_names)
+
+    def checked_rates(self, rates: Sequence[float]) -> Floats:
+        """What `drive` takes, or its ValueError; touches nothing, so that any thread may ask."""
+        return _checked(rates, self.names)
 
     def recent(self, said_ns: int, now_ns: int) -> bool:
         """Whether what a device said then still counts."""
@@ -197,7 +201,8 @@ class OperatorMotion:
             if self._state is None or now_ns - self._held_ns > self._hold_ns:
                 self._state = None
                 return None
-            return self._moved(self._stopping(self._state))
+            self._state = self._stopping(self._state)
+            return self._state
         self._held_ns = now_ns
         if self._state is None:
             start = np.zeros(self.action.command_dim) if self.action.is_velocity else measured
@@ -208,8 +213,8 @@ class OperatorMotion:
             begin = start.copy()
             begin[list(self.action.gripper_indices)] = self._grippers
             self._state = MotionState.at_rest(begin)
-        wanted = self._wanted(self._state)
-        return self._moved(self._limiter.step(self._state, wanted, self._tick_s)[0])
+        self._state, _ = self._limiter.step(self._state, self._wanted(self._state), self.tick_s)
+        return self._state
 
     def trajectory(self, now_ns: int) -> TrajectoryPoints:
         """What is commanded as a trajectory: the state at the end of this tick, the fastest stop, and a stand.
@@ -221,7 +226,7 @@ class OperatorMotion:
         """
         if self._state is None:
             raise ValueError("nothing is commanded")
-        path = self._limiter.stopped(self._state, now_ns + round(1e9 * self._tick_s))
+        path = self._limiter.stopped(self._state, now_ns + round(1e9 * self.tick_s))
         rest = path.knot(-1)
         still = np.zeros_like(rest.position)
         return TrajectoryPoints(
@@ -234,10 +239,10 @@ class OperatorMotion:
     def _stopping(self, state: MotionState) -> MotionState:
         """A tick of the fastest stop: where velocities are commanded, of bringing them to zero."""
         if not self.action.is_velocity:
-            return self._limiter.stop(state, self._tick_s)
+            return self._limiter.stop(state, self.tick_s)
         still = np.zeros_like(state.position)
         still[list(self.action.gripper_indices)] = self._grippers
-        return self._limiter.step(state, MotionState.at_rest(still), self._tick_s)[0]
+        return self._limiter.step(state, MotionState.at_rest(still), self.tick_s)[0]
 
     def _wanted(self, state: MotionState) -> MotionState:
         action = self.action
@@ -255,33 +260,28 @@ class OperatorMotion:
             position[:] = speeds  # a command value is a velocity itself
         elif action.is_pose:
             velocity[:3] = speeds[:3]
-            position[:3] += velocity[:3] * self._tick_s
-            turned = rotation.compose(rotation.from_axis_angle(speeds[3:6] * self._tick_s), position[3:7])
+            position[:3] += velocity[:3] * self.tick_s
+            turned = rotation.compose(rotation.from_axis_angle(speeds[3:6] * self.tick_s), position[3:7])
             turned = rotation.align(turned, position[3:7])
-            velocity[3:7] = (turned - position[3:7]) / self._tick_s
+            velocity[3:7] = (turned - position[3:7]) / self.tick_s
             position[3:7] = turned
         else:
             velocity[:] = speeds
-            position += velocity * self._tick_s
-        for k, index in enumerate(grippers):
-            rate = self._rates[self.names.index(action.command_names[index])]
-            spec = next(g for g in action.grippers if g.name == action.command_names[index])
+            position += velocity * self.tick_s
+        for k, spec in enumerate(self._gripper_specs):
+            rate = self._rates[self.names.index(spec.name)]
             if abs(rate) > _GRIPPER_THRESHOLD:
                 self._grippers[k] = spec.closed if rate > 0 else spec.open
-            position[index], velocity[index] = self._grippers[k], 0.0
+        position[grippers], velocity[grippers] = self._grippers, 0.0
         return MotionState(position, velocity, np.zeros_like(position))
 
-    def _moved(self, state: MotionState) -> MotionState:
-        self._state = state
-        return state
 
-    @staticmethod
-    def _checked(values: Sequence[float], names: Sequence[str]) -> Floats:
-        array = np.asarray(values, dtype=np.float64)
-        if array.shape != (len(names),):
-            raise ValueError(
-                f"got {array.size} values, expected {len(names)}, one for each of {', '.join(names)}"
-            )
-        if not np.isfinite(array).all():
-            raise ValueError(f"got {array.tolist()}, expected finite numbers")
-        return array
+def _checked(values: Sequence[float], names: Sequence[str]) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (len(names),):
+        raise ValueError(
+            f"got {array.size} values, expected {len(names)}, one for each of {', '.join(names)}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"got {array.tolist()}, expected finite numbers")
+    return array

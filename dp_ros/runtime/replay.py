@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dp_ros.runtime.action_space import ActionSpace
 from dp_ros.runtime.operator import OperatorMotion
-from dp_ros.runtime.tracking import difference
+from dp_ros.runtime.tracking import beyond_tracking_error, difference
 from dp_ros.task import TaskSpec
 
 Floats = npt.NDArray[np.float64]
@@ -28,8 +28,7 @@ APPROACH_LIMIT_S = 60.0
 
 def commands_of(task: TaskSpec, actions: npt.NDArray[np.floating]) -> Floats:
     """Recorded actions (n, dim) as commands (n, command_dim): recordings are absolute, also of relative tasks."""
-    absolute = task.model_copy(update={"action": task.action.model_copy(update={"relative": False})})
-    return ActionSpace(absolute).to_commands(np.asarray(actions, dtype=np.float64))
+    return ActionSpace.absolute(task).to_commands(np.asarray(actions, dtype=np.float64))
 
 
 class EpisodeReplay:
@@ -39,7 +38,6 @@ class EpisodeReplay:
         task: limits and rate.
         commands: (n, command_dim), one each `task.dt_ns`.
         motion: of an operator who is slow enough for the approach.
-        tick_s: of the motion.
         speed: of the replay; 1 is as recorded.
 
     Raises:
@@ -47,7 +45,7 @@ class EpisodeReplay:
     """
 
     def __init__(
-        self, task: TaskSpec, commands: Floats, motion: OperatorMotion, *, tick_s: float, speed: float = 1.0
+        self, task: TaskSpec, commands: Floats, motion: OperatorMotion, *, speed: float = 1.0
     ) -> None:
         if task.action.is_velocity:
             raise ValueError("this task commands velocities, which lead elsewhere from another start")
@@ -56,7 +54,7 @@ class EpisodeReplay:
         if not speed > 0:
             raise ValueError(f"speed: got {speed:g}, expected above 0")
         self._task, self._commands, self._motion = task, commands, motion
-        self._tick_ns, self._speed = round(1e9 * tick_s), speed
+        self._tick_ns, self._speed = round(1e9 * motion.tick_s), speed
         limits = task.action.limits.position
         self._near = NEAR * (np.array(limits.max) - np.array(limits.min))
         self._grippers = list(task.action.gripper_indices)
@@ -65,13 +63,8 @@ class EpisodeReplay:
         self.phase: Phase = "approach"
         self.problem = ""
         """Why it failed, for a person."""
-
-    @property
-    def progress_s(self) -> float:
+        self.progress_s = 0.0
         """How far into the episode the replay is, seconds of the recording."""
-        return self._at_s
-
-    _at_s = 0.0
 
     def stop(self, why: str) -> None:
         """End the replay: the robot is brought to rest."""
@@ -130,7 +123,7 @@ class EpisodeReplay:
         assert self._begun_ns is not None
         last = len(self._commands) - 1
         row = (now_ns + self._tick_ns - self._begun_ns) * self._speed / self._task.dt_ns
-        self._at_s = min(row, last) * self._task.dt_ns / 1e9
+        self.progress_s = min(row, last) * self._task.dt_ns / 1e9
         if row >= last:
             self.phase = "stopping"
             return
@@ -142,16 +135,6 @@ class EpisodeReplay:
         self._motion.place(place.tolist(), now_ns, velocity=velocity)
 
     def _off_course(self, measured: Floats, measured_ns: int) -> str:
-        allowed = self._task.action.limits.tracking_error
-        if allowed is None:
-            return ""
         then_ns = measured_ns - round(1e9 * self._task.action.latency_s)
         commanded = next((at for time_ns, at in reversed(self._sent) if time_ns <= then_ns), None)
-        if commanded is None:
-            return ""
-        apart = difference(self._task.action, commanded, measured)
-        worst = int(np.argmax(apart / np.array(allowed)))
-        if apart[worst] <= allowed[worst]:
-            return ""
-        name = self._task.action.command_names[worst]
-        return f"{name} is {apart[worst]:g} away from its command, limits.tracking_error allows {allowed[worst]:g}"
+        return "" if commanded is None else beyond_tracking_error(self._task.action, commanded, measured)

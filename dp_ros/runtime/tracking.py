@@ -52,13 +52,20 @@ def difference(action: ActionSpec, commanded: Floats, measured: Floats) -> Float
 
 def tracking_problem(action: ActionSpec, schedule: ChunkSchedule, measured: Measured | None) -> str:
     """Which value is further from its command than the task allows, for a person; empty if none is."""
-    allowed = action.limits.tracking_error
-    if allowed is None or measured is None:
+    if action.limits.tracking_error is None or measured is None:
         return ""
     commanded = schedule.commanded_at(measured.stamp_ns - round(action.latency_s * 1e9))
     if commanded is None:
         return ""
-    apart = difference(action, commanded, measured.position)
+    return beyond_tracking_error(action, commanded, measured.position)
+
+
+def beyond_tracking_error(action: ActionSpec, commanded: Floats, measured: Floats) -> str:
+    """The same for the command that a measurement belongs to, (command_dim,) each."""
+    allowed = action.limits.tracking_error
+    if allowed is None:
+        return ""
+    apart = difference(action, commanded, measured)
     excess = apart / np.array(allowed)
     worst = int(np.argmax(excess))
     if excess[worst] <= 1.0:

@@ -190,8 +190,9 @@ def test_a_page_of_another_site_gets_no_connection(server: ConsoleServer, robot:
     with_session(work)
 
 
-def test_a_token_in_the_address_becomes_a_cookie(robot: StandIn) -> None:
-    server = ConsoleServer(robot, None, Access("0.0.0.0", "correct horse battery"), 0)
+def test_a_token_in_the_address_becomes_a_cookie(robot: StandIn, tmp_path: Path) -> None:
+    nothing = Episodes(tmp_path / "none.zarr")
+    server = ConsoleServer(robot, nothing, Access("0.0.0.0", "correct horse battery"), 0)
 
     async def work(session: aiohttp.ClientSession) -> None:
         url = f"http://127.0.0.1:{server.port}"
@@ -309,9 +310,9 @@ def test_somebody_who_leaves_before_the_answer_harms_nobody(server: ConsoleServe
     with_session(work)
 
 
-def test_a_taken_port_is_said(server: ConsoleServer, robot: StandIn) -> None:
+def test_a_taken_port_is_said(server: ConsoleServer, robot: StandIn, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {server.port}.*another port"):
-        ConsoleServer(robot, None, Access("127.0.0.1"), server.port)
+        ConsoleServer(robot, Episodes(tmp_path / "x.zarr"), Access("127.0.0.1"), server.port)
 
 
 @settings(max_examples=300, deadline=None)

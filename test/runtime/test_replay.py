@@ -39,7 +39,7 @@ class Stage:
         self.motion = OperatorMotion(
             spec, tick_s=TICK_S, speed_scale=0.1, timeout_s=1.0, hold_s=options.pop("hold_s", 0.5)
         )
-        self.replay = EpisodeReplay(spec, commands, self.motion, tick_s=TICK_S, **options)
+        self.replay = EpisodeReplay(spec, commands, self.motion, **options)
         self.robot: Floats | None = START.copy()
         self.follows, self.now_ns = True, 10 * TICK_NS
         self.path: list[tuple[str, Floats, Floats]] = []
@@ -157,6 +157,6 @@ def test_grippers_keep_their_commands_and_are_never_between() -> None:
 def test_what_cannot_be_replayed_is_said() -> None:
     motion = OperatorMotion(task(), tick_s=TICK_S)
     with pytest.raises(ValueError, match="has no commands"):
-        EpisodeReplay(task(), np.empty((0, 2)), motion, tick_s=TICK_S)
+        EpisodeReplay(task(), np.empty((0, 2)), motion)
     with pytest.raises(ValueError, match="speed: got 0"):
-        EpisodeReplay(task(), circle(), motion, tick_s=TICK_S, speed=0.0)
+        EpisodeReplay(task(), circle(), motion, speed=0.0)

@@ -82,6 +82,10 @@ class Person:
         self.page.click("#control")
         self.sees("#control", "Release")
 
+    def start_recording(self) -> None:
+        self.page.keyboard.press("c")
+        self.sees("#recorder-phase", "recording")
+
     def drag(self, start: tuple[float, float], end: tuple[float, float], moves: int = 25) -> None:
         """Press on the picture and move, places as shares of it; let go at the end."""
         box = self.page.locator("canvas.point").bounding_box()
@@ -118,8 +122,7 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
 
         # an episode with the mouse: the T is pushed
         person.sees("#robot-phase", "ready")
-        page.keyboard.press("c")
-        person.sees("#recorder-phase", "recording")
+        person.start_recording()
         person.drag((0.3, 0.2), (0.75, 0.75))
         person.picture("driving")
         until(lambda: person.steps() > 15, "steps", page)
@@ -131,8 +134,7 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
         # the second with the keyboard, discarded; a third, saved and deleted
         page.keyboard.press("r")
         person.sees("#robot-phase", "ready")
-        page.keyboard.press("c")
-        person.sees("#recorder-phase", "recording")
+        person.start_recording()
         page.keyboard.down("Space")
         page.keyboard.down("ArrowRight")
         person.sees("#teleop-state", "taken over")
@@ -141,8 +143,7 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
         page.keyboard.up("Space")
         page.keyboard.press("x")
         person.sees("#recorder-message", "steps discarded")
-        page.keyboard.press("c")
-        person.sees("#recorder-phase", "recording")
+        person.start_recording()
         person.drag((0.5, 0.5), (0.2, 0.5), moves=10)
         page.keyboard.press("s")
         person.sees("#recorder-message", "episode 1 saved")

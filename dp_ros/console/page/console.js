@@ -208,8 +208,9 @@ function letGo(tell) {
   if (tell) { send({ let_go: true }); if (state && state.control.yours) send({ deadman: false }); }
 }
 setInterval(say, SAY_MS);
-for (const event of ["blur", "pagehide"]) window.addEventListener(event, () => { spaceHeld = buttonHeld = false; pointer = null; pressed.clear(); say(); });
-document.addEventListener("visibilitychange", () => { if (document.hidden) { spaceHeld = buttonHeld = false; pointer = null; pressed.clear(); say(); } });
+function drop() { spaceHeld = buttonHeld = false; pointer = null; pressed.clear(); say(); }
+for (const event of ["blur", "pagehide"]) window.addEventListener(event, drop);
+document.addEventListener("visibilitychange", () => { if (document.hidden) drop(); });
 window.addEventListener("gamepadconnected", ({ gamepad: pad }) => text("gamepad", `${pad.id}: hold a shoulder button and move the sticks.`));
 window.addEventListener("gamepaddisconnected", () => text("gamepad", "The gamepad is gone."));
 
