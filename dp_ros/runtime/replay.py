@@ -68,7 +68,7 @@ class EpisodeReplay:
 
     def stop(self, why: str) -> None:
         """End the replay: the robot is brought to rest."""
-        if self.phase in ("approach", "playing"):
+        if self.phase not in ("done", "failed"):
             self.phase, self.problem = "failed", why
             self._motion.let_go()
 

@@ -120,6 +120,15 @@ def test_a_robot_that_is_not_measured_any_more_is_stopped() -> None:
     assert len(stage.path) < 4000 and not stage.path[-1][2].any()
 
 
+def test_a_stop_counts_to_the_very_end() -> None:
+    stage = Stage(task(), circle())
+    while stage.replay.phase != "stopping":
+        stage.tick()
+    stage.robot = None
+    stage.run(20)
+    assert stage.replay.phase == "failed" and "no fresh sample of its state" in stage.replay.problem
+
+
 def test_told_to_stop_it_brakes_and_says_why() -> None:
     stage = Stage(task(), circle())
     while stage.replay.phase != "playing":
