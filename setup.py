@@ -24,6 +24,8 @@ setup(
     extras_require={
         "train": names("train"),
         "gpu": ["onnxruntime-gpu"],
+        "jpeg": ["imagecodecs"],
+        "lerobot": ["pyarrow"],
         "view": ["rerun-sdk"],
         "dev": names("dev"),
     },

@@ -5,6 +5,8 @@
     dp-ros data plot demos.zarr 12 --out out/episode.png
     dp-ros data thumbnails demos.zarr --out out/episodes.png
     dp-ros data replay demos.zarr 12 --yes                 drive the robot along it (--sim: the simulated one)
+    dp-ros data import bags/monday monday.zarr --from bag --task my_robot
+    dp-ros data export demos.zarr demos.mcap --to mcap     or lerobot, rerun
     dp-ros data merge monday.zarr tuesday.zarr --out week.zarr
     dp-ros data split demos.zarr 0:40 --out train.zarr --rest held_out.zarr
     dp-ros data drop demos.zarr 3,17 --out clean.zarr      or --yes: in its place; the whole one is kept beside it
@@ -24,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dp_ros.cli import replay
+from dp_ros.cli import data_formats, replay
 from dp_ros.cli.eval import require_writable
 from dp_ros.data.layout import TAKEOVER, TIMESTAMP
 from dp_ros.data.replay_buffer import ReplayBuffer
@@ -58,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--episodes", default=":", help="such as 0:40 (default: all)")
     one.add_argument("--out", metavar="PNG", type=Path, required=True)
     replay.add_arguments(verb("replay", replay.run, "drive the robot along the commands of an episode"))
+    data_formats.add_import_arguments(
+        verb("import", data_formats.run_import, "make a recording from another format")
+    )
+    data_formats.add_export_arguments(
+        verb("export", data_formats.run_export, "write a recording as another format")
+    )
     one = verb("merge", _merge, "put recordings of one task together in a new one")
     one.add_argument("recordings", type=Path, nargs="+")
     one.add_argument("--out", metavar="ZARR", type=Path, required=True)
