@@ -14,34 +14,37 @@ import time
 from collections import deque
 from concurrent.futures import Future as WriteFuture
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
+from dp_ros.bridge.bags.raw_bag import BagProblem
+from dp_ros.bridge.bags.raw_intake import RawIntake
 from dp_ros.bridge.clock import to_ns, to_stamp
 from dp_ros.bridge.command_intake import CommandIntake
 from dp_ros.bridge.lockstep import DONE_TOPIC, LockstepParticipant
 from dp_ros.bridge.observations import ObservationIntake
-from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import latched_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
 from dp_ros.data.disk_space import DiskSpace
 from dp_ros.data.episode_writer import EpisodeWriter, RecordingError, set_aside_path
-from dp_ros.data.layout import NO_SEED, UNMARKED
+from dp_ros.data.layout import UNMARKED
 from dp_ros.errors import UserError
 from dp_ros.msg import LockstepDone, RecorderStatus
 from dp_ros.runtime.demonstration import CommandGapError, DemonstrationRows
 from dp_ros.runtime.observation import BadObservation, ObservationProblem
-from dp_ros.task import load_task
+from dp_ros.nodes.recorder_options import declared_options
 
 WATCH_S = 0.02
 STATUS_S = 0.5
-#: Between the operator's last command and the policy's first: its timeout, and an inference.
-TAKEOVER_HOLD_S = 1.5
+#: Rows that wait for the disk may take so much memory.
+WAITING_BYTES = 2**29
 #: Rows wait that long for the policy to notice, and say, that the operator took over.
 TAKEOVER_NOTICED_NS = 100_000_000
 
@@ -51,85 +54,14 @@ class RecorderNode(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        name: str = declare(self, "task", "pusht_state", "task file or name", read_only=True)
-        task = self._task = load_task(name)
-        out: str = declare(self, "out", "", "zarr recording that episodes are appended to", read_only=True)
-        self._lockstep: bool = declare(
-            self, "lockstep", False, "take part in lockstep simulation as `recorder`", read_only=True
-        )
-        self._operator: str = declare(
-            self, "operator", "teleop", "lockstep participant whose commands are recorded", read_only=True
-        )
-        hold_steps: float = declare(
-            self,
-            "hold_steps",
-            3.0,
-            "steps for which a command counts after its last point (lockstep: 1)",
-            low=1.0,
-            high=100.0,
-            read_only=True,
-        )
-        declare(
-            self,
-            "episode_seed",
-            NO_SEED,
-            "seed of the episode's start, saved with it; -1: none",
-            low=-1,
-            high=2**62,
-        )
-        operator_topic: str = declare(
-            self,
-            "operator_topic",
-            "/policy/operator",
-            "on which the operator commands who takes over from a policy; counts with takeover_topic",
-            read_only=True,
-        )
-        takeover_topic: str = declare(
-            self,
-            "takeover_topic",
-            "",
-            "on which a policy says that an operator has taken over, e.g. /policy/takeover; marks these steps",
-            read_only=True,
-        )
-        for name, description in (
-            ("operator_name", "who demonstrates, saved with each episode"),
-            ("instruction", "what the robot is to do, saved with each episode"),
-        ):
-            declare(self, name, "", description)
-        low_mb: int = declare(
-            self,
-            "low_disk_mb",
-            2000,
-            "free space below which it warns, MB",
-            low=0,
-            high=10**9,
-            read_only=True,
-        )
-        full_mb: int = declare(
-            self,
-            "full_disk_mb",
-            200,
-            "free space below which recording ends, MB; what was recorded can still be saved",
-            low=0,
-            high=10**9,
-            read_only=True,
-        )
-        if not out:
-            raise UserError(
-                "parameter out is empty; give the recording to make or extend, e.g. out:=data/x.zarr"
-            )
-        if self._lockstep and (task.action.output != "trajectory" or takeover_topic):
-            raise UserError(
-                f"task {task.name}: lockstep records trajectories without takeovers; set lockstep to false"
-            )
+        options = declared_options(self)
+        task = self._task = options.task
+        self._lockstep, self._operator = options.lockstep, options.operator
         self._max_age_ns = round(1e9 * max(spec.max_age_s for spec in task.observations.values()))
-        hold_ns = round(task.dt_ns * (1.0 if self._lockstep else hold_steps))
-        if takeover_topic:
-            hold_ns = max(hold_ns, round(1e9 * TAKEOVER_HOLD_S))
-        self._rows = DemonstrationRows(task, hold_ns, takeovers=bool(takeover_topic))
-        self._writer = EpisodeWriter(out, task, takeover=bool(takeover_topic))
+        self._rows = DemonstrationRows(task, options.hold_ns, takeovers=bool(options.takeover_topic))
+        self._writer = EpisodeWriter(options.out, task, takeover=bool(options.takeover_topic))
         try:
-            self._space = DiskSpace(self._writer.path, low_mb * 1_000_000, full_mb * 1_000_000)
+            self._space = DiskSpace(self._writer.path, options.low_disk_bytes, options.full_disk_bytes)
         except ValueError as error:
             raise UserError(f"parameters low_disk_mb and full_disk_mb: {error}") from None
         self._success: bool | None = None  # how the episode in progress is marked
@@ -165,10 +97,23 @@ class RecorderNode(Node):
             self._rows,
             lockstep=self._lockstep,
             now_ns=self._now,
-            operator_topic=operator_topic if takeover_topic else "",
-            takeover_topic=takeover_topic,
+            operator_topic=options.operator_topic,
+            takeover_topic=options.takeover_topic,
             on_command=self._commanded,
         )
+        self._raw = None
+        if options.raw_streams != "none":
+            self._raw = RawIntake(
+                self,
+                task,
+                self._writer.path,
+                options.raw_streams,
+                operator_topic=options.operator_topic,
+                takeover_topic=options.takeover_topic,
+            )
+            if self._raw.leftover:
+                kept = ", ".join(map(str, self._raw.leftover))
+                self._note(f"raw messages of an episode that was never saved are in {kept}")
         self._participant = None
         if self._lockstep:
             self._participant = LockstepParticipant(self, "recorder", self._tick)
@@ -183,7 +128,7 @@ class RecorderNode(Node):
         self.create_timer(WATCH_S, self._look, clock=steady)
         self.create_timer(STATUS_S, self._publish_status, clock=steady)
         self.get_logger().info(
-            f"recording task {task.name} to {out}, which has {self._writer.n_episodes} episodes"
+            f"recording task {task.name} to {options.out}, which has {self._writer.n_episodes} episodes"
         )
         self._publish_status()
 
@@ -192,6 +137,8 @@ class RecorderNode(Node):
         if self._rows.n_rows:
             self.get_logger().warning(f"{self._rows.n_rows} steps were not saved")
         self._intake.close()
+        if self._raw is not None:
+            self._raw.discard()
         self._disk.submit(self._writer.close).result()
         self._disk.shutdown()
         super().destroy_node()
@@ -210,7 +157,9 @@ class RecorderNode(Node):
         else:
             try:
                 self._rows.buffer.check_fresh(self._now())
-            except ObservationProblem as problem:
+                if self._raw is not None:
+                    self._raw.begin()
+            except (ObservationProblem, BagProblem) as problem:
                 response.message = str(problem)
             else:
                 self._rows.begin()
@@ -236,12 +185,16 @@ class RecorderNode(Node):
             return response
         try:
             self._wait_for_writes()
-            seed, info = self.get_parameter("episode_seed").value, self._info()
+            bag = self._raw.save() if self._raw is not None else None
+            seed, info = self.get_parameter("episode_seed").value, self._info(bag)
             index = self._disk.submit(self._writer.save, seed, success=self._success, info=info).result()
         except RecordingError as error:
             response.message = self._note(str(error))
             return response
         end = f"; {self._message}" if early else ""
+        if self._raw is not None:
+            end += f"; without its raw messages: {self._raw.problem}" if bag is None else ""
+            self._raw.forget()
         self._recording, self._success = False, None
         self._rows.begin()
         response.success, response.message = True, self._note(f"episode {index} saved, {steps} steps{end}")
@@ -263,6 +216,8 @@ class RecorderNode(Node):
         self._rows.begin()
         self._writes.clear()
         try:
+            if self._raw is not None:
+                self._raw.discard()
             self._disk.submit(self._writer.discard).result()
             response.success, response.message = True, self._note(f"{steps} steps discarded")
         except OSError as error:
@@ -289,11 +244,12 @@ class RecorderNode(Node):
         response.message = self._note(f"episode {index} deleted; it is kept in {kept}")
         return response
 
-    def _info(self) -> dict[str, str]:
-        """What is saved with an episode."""
+    def _info(self, bag: Path | None) -> dict[str, str]:
+        """What is saved with an episode whose raw messages are in `bag`."""
         known = {
             "operator": self.get_parameter("operator_name").value,
             "instruction": self.get_parameter("instruction").value,
+            "raw": "" if bag is None else f"{bag.parent.name}/{bag.name}",
         }
         saved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {
@@ -358,6 +314,8 @@ class RecorderNode(Node):
         # Twice in a row: this look may be the first after a hold-up, before what has come meanwhile.
         self._quiet, self._silent = silent & self._silent, silent
         self._arrived.clear()
+        if self._recording and self._raw is not None and self._raw.problem:
+            self._end(self._raw.problem)
         self._advance()
 
     # --- rows -------------------------------------------------------------------------------------------
@@ -418,6 +376,9 @@ class RecorderNode(Node):
             return
         if row is not None:
             self._writes.append(self._disk.submit(self._writer.add, row))
+            waiting = len(self._writes) * sum(np.asarray(value).nbytes for value in row.values())
+            if waiting > WAITING_BYTES:
+                self._end(f"the disk cannot keep up, {waiting / 1e6:.0f} MB wait; record to a faster one")
         if not self._lockstep and self._rows.first_ns is not None:
             self._times = deque([time_ns + self._task.dt_ns])
 
@@ -425,6 +386,8 @@ class RecorderNode(Node):
         """Stop recording, keep the rows so far until they are saved or discarded."""
         self._recording = False
         self._times.clear()
+        if self._raw is not None:
+            self._raw.stop()
         self._note(f"recording ended after {self._rows.n_rows} steps: {problem}", bad=True)
 
     def _wait_for_writes(self) -> None:
