@@ -14,19 +14,17 @@ import fcntl
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
-from dp_ros.data.durable_store import PARTIAL, DurableStore, sync_folder, sync_tree
+from dp_ros.data.durable_store import PARTIAL, DurableStore
+from dp_ros.data.jpeg_codec import EncodedPicture, Stored, jpeg_codecs, stored_rows
 from dp_ros.data.layout import (
     EPISODE_ENDS,
     EPISODE_INFO,
@@ -40,15 +38,13 @@ from dp_ros.data.layout import (
     TIMESTAMP,
     UNMARKED,
     Array,
-    chunk_rows,
     recorded_arrays,
 )
+from dp_ros.data.new_recording import create_recording
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
 
-#: Five times as fast as level 5, and a camera's picture takes 6 % more: three cameras leave no time for more.
-_PICTURE_LEVEL = 1
 _FLUSH_BYTES = 2**26  # an episode larger than this goes to the disk while it is being recorded
 
 log = logging.getLogger(__name__)
@@ -63,7 +59,9 @@ class EpisodeWriter:
 
     Use as a context manager, or call `close`; both give up an episode that was not saved. With `takeover`, rows
     also say whether an operator had taken over from a policy (`layout.TAKEOVER`). With `keep_unfinished`, rows that a
-    killed recorder left are put into the recording `set_aside_path(path)`; without, they are cut off.
+    killed recorder left are put into the recording `set_aside_path(path)`; without, they are cut off. Pictures of a new
+    recording are stored as JPEG of `jpeg_quality` (1 to 100), or lossless if that is None; one that is there goes on as
+    it is.
 
     Raises:
         RecordingError: if `path` holds a recording of another task or anything else, or another process
@@ -71,7 +69,13 @@ class EpisodeWriter:
     """
 
     def __init__(
-        self, path: str | Path, task: TaskSpec, *, takeover: bool = False, keep_unfinished: bool = True
+        self,
+        path: str | Path,
+        task: TaskSpec,
+        *,
+        takeover: bool = False,
+        keep_unfinished: bool = True,
+        jpeg_quality: int | None = None,
     ) -> None:
         self.path = Path(path)
         self.task = task
@@ -82,12 +86,15 @@ class EpisodeWriter:
         self._spec = recorded_arrays(task, takeover)
         self._ends = self._seeds = self._successes = np.empty(0, np.int64)
         self._infos: list[dict[str, str]] = []
-        self._rows: list[dict[str, Array]] = []  # accepted, not yet in the arrays
+        self._rows: list[dict[str, Array | EncodedPicture]] = []  # accepted, not yet in the arrays
         self._written = 0  # rows of the episode in progress that are in the arrays
         self._commit_uncertain = False  # a save was interrupted, perhaps after its last write
         self._lock: int | None = None
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            _create(self.path, task, self._spec)
+            try:
+                create_recording(self.path, task, self._spec, jpeg_quality)
+            except OSError as error:
+                raise RecordingError(f"{self.path}: cannot be created: {error}") from error
         buffer = ReplayBuffer.open(self.path)
         self._check_same_task(buffer)
         self._read_index(buffer)
@@ -97,6 +104,7 @@ class EpisodeWriter:
             self._read_index(buffer)
             self._store = DurableStore(self.path)
             self._data = _open_for_writing(self._store)
+            self._codecs = jpeg_codecs(self._data)
             for leftover in self.path.rglob(f".*{PARTIAL}"):
                 leftover.unlink(missing_ok=True)
             self.recovered_steps = buffer.unfinished_steps
@@ -133,17 +141,15 @@ class EpisodeWriter:
         """Steps added to the episode in progress."""
         return self._written + len(self._rows)
 
-    def add(self, step: Mapping[str, ArrayLike]) -> None:
+    def add(self, step: Mapping[str, ArrayLike | EncodedPicture]) -> None:
         """Add one step to the episode in progress.
 
         Args:
-            step: one value for every observation stream of the task, `action`, and `timestamp` in seconds
-                since the
-                episode's first step.
+            step: one value for every observation stream of the task, `action`, and `timestamp` in seconds since the
+                episode's first step. A picture may be given as it is stored in another recording.
 
         Raises:
-            RecordingError: if a key is missing or unknown, a shape or type differs from the task's, or a
-                number is
+            RecordingError: if a key is missing or unknown, a shape or type differs from the task's, or a number is
                 not finite. The episode in progress is as before.
         """
         self._open_or_raise()
@@ -217,7 +223,7 @@ class EpisodeWriter:
             raise RecordingError(f"{self.path}: no episode is there to delete")
         index = self.n_episodes - 1
         try:
-            episode = ReplayBuffer.open(self.path).episode(index)
+            episode = ReplayBuffer.open(self.path).stored_episode(index)
             self._set_aside(
                 episode,
                 {**self._infos[index], "set_aside": "deleted"},
@@ -269,7 +275,7 @@ class EpisodeWriter:
         self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
         self._successes, self._infos = buffer.episode_success, buffer.episode_info
 
-    def _unfinished(self) -> dict[str, Array]:
+    def _unfinished(self) -> dict[str, Stored]:
         """Rows beyond the committed ones that a killed recorder had written in full, oldest first.
 
         Timestamps are written last, so a row whose timestamp is there is there altogether.
@@ -280,14 +286,14 @@ class EpisodeWriter:
             times = np.asarray(self._data[TIMESTAMP][start:stop], dtype=np.float64)
             later = np.flatnonzero(~(np.diff(times) > 0.0))
             stop = start + (int(later[0]) + 1 if later.size else len(times))
-            return {key: np.asarray(array[start:stop]) for key, array in self._data.items()}
+            return {key: stored_rows(array, start, stop) for key, array in self._data.items()}
         except (OSError, ValueError, RuntimeError) as error:
             log.warning("%s: what was left unfinished cannot be read: %s", self.path, error)
             return {}
 
     def _set_aside(
         self,
-        episode: Mapping[str, Array],
+        episode: Mapping[str, Stored],
         info: Mapping[str, str],
         *,
         seed: int = NO_SEED,
@@ -298,7 +304,11 @@ class EpisodeWriter:
         if not rows:
             return 0
         with EpisodeWriter(
-            set_aside_path(self.path), self.task, takeover=TAKEOVER in self._spec, keep_unfinished=False
+            set_aside_path(self.path),
+            self.task,
+            takeover=TAKEOVER in self._spec,
+            keep_unfinished=False,
+            jpeg_quality=ReplayBuffer.open(self.path).jpeg_quality,
         ) as aside:
             for row in range(rows):
                 aside.add({key: values[row] for key, values in episode.items()})
@@ -325,10 +335,14 @@ class EpisodeWriter:
         if self._lock is None:
             raise RecordingError(f"{self.path}: the writer is closed")
 
-    def _checked(self, key: str, value: ArrayLike) -> Array:
+    def _checked(self, key: str, value: ArrayLike | EncodedPicture) -> Array | EncodedPicture:
         """A private copy of `value` in the type that is recorded. Raises RecordingError."""
         shape, dtype = self._spec[key]
         where = f"step {self.n_steps}: {key}"
+        if isinstance(value, EncodedPicture):
+            if key in self._codecs:
+                return value
+            value = value.decoded()
         try:
             array = np.asarray(value)
         except ValueError as error:
@@ -344,6 +358,8 @@ class EpisodeWriter:
             if bad.size:
                 first = int(bad[0])
                 raise RecordingError(f"{where}: value {first} is {array.flat[first]}, not a finite number")
+        if key in self._codecs:
+            return EncodedPicture(self._codecs[key].encode(array))
         return np.array(array, dtype=dtype, order="C")
 
     def _flush(self) -> None:
@@ -353,7 +369,13 @@ class EpisodeWriter:
             if not rows:
                 break
             array.resize((start + rows, *array.shape[1:]))
-            array[start:] = np.stack([row[key] for row in self._rows])
+            values = [row[key] for row in self._rows]
+            if key not in self._codecs:
+                array[start:] = np.stack([np.asarray(value) for value in values])
+                continue
+            for index, value in enumerate(values, start=start):
+                assert isinstance(value, EncodedPicture)
+                self._store.write(f"data/{key}/{index}.0.0.0", value.data)
         self._written += rows
         self._rows.clear()
 
@@ -453,53 +475,3 @@ def _open_for_writing(store: DurableStore) -> dict[str, zarr.Array[Any]]:
     with zarr.config.set({"array.write_empty_chunks": True}):
         data = zarr.open_group(store, mode="r+", path="data", zarr_format=2)
         return dict(data.arrays())
-
-
-def _create(path: Path, task: TaskSpec, spec: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
-    """Make an empty recording elsewhere and move it into place when it is complete."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be created: {error}") from error
-    try:
-        root = zarr.open_group(str(draft), mode="w", zarr_format=2)
-        data, meta = root.create_group("data"), root.create_group("meta")
-        for key, (shape, dtype) in spec.items():
-            shuffle = numcodecs.Blosc.BITSHUFFLE if dtype.itemsize == 1 else numcodecs.Blosc.SHUFFLE
-            data.create_array(
-                key,
-                shape=(0, *shape),
-                chunks=(chunk_rows(shape, dtype), *shape),
-                dtype=dtype,
-                compressors=numcodecs.Blosc("zstd", _PICTURE_LEVEL if len(shape) == 3 else 5, shuffle),
-                filters=None,
-                fill_value=0,
-            )
-        for name in (EPISODE_ENDS, EPISODE_SEED, EPISODE_SUCCESS):
-            meta.create_array(
-                name,
-                shape=(0,),
-                chunks=(META_CHUNK_ROWS,),
-                dtype="<i8",
-                compressors=None,
-                filters=None,
-                fill_value=0,
-            )
-        root.attrs.update(
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "task": task.model_dump(mode="json"),
-                "task_digest": task.digest(),
-            }
-        )
-        draft.chmod(0o755)
-        sync_tree(draft)
-        os.rename(draft, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise RecordingError(f"{path}: cannot be created: {error}") from error
-        raise

@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from dp_ros.data.jpeg_codec import QUALITY, Stored, jpeg_codecs, stored_rows
 from dp_ros.data.layout import (
     EPISODE_ENDS,
     EPISODE_INFO,
@@ -167,6 +168,26 @@ class ReplayBuffer:
         index %= self.n_episodes
         start = int(self.episode_ends[index - 1]) if index else 0
         return {key: self.rows(key, start, int(self.episode_ends[index])) for key in self._arrays}
+
+    def stored_episode(self, index: int) -> dict[str, Stored]:
+        """All arrays of one episode, as `episode` gives them, but JPEG pictures as they are stored.
+
+        Raises:
+            UserError: if a picture is missing.
+        """
+        start, stop = int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index])
+        try:
+            return {key: stored_rows(array, start, stop) for key, array in self._arrays.items()}
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: episode {index} is damaged: {error}; restore it from a copy"
+            ) from error
+
+    @property
+    def jpeg_quality(self) -> int | None:
+        """Quality of pictures that are stored as JPEG; None if they are lossless."""
+        codecs = jpeg_codecs(self._arrays)
+        return next((codec.level or QUALITY for codec in codecs.values()), None)
 
     def digest(self) -> str:
         """Hash of names, types, rows and episode boundaries; independent of chunking and compression."""

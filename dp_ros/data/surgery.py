@@ -69,11 +69,15 @@ def copy_episodes(
                 f"{buffer.path} and {chosen[0][0].path}: one holds demonstrations, the other runs in which an operator "
                 "may take over; keep them apart"
             )
-    with EpisodeWriter(out, tasks[0], takeover=TAKEOVER in chosen[0][0]) as writer:
+    qualities = [buffer.jpeg_quality for buffer, _ in chosen]
+    # JPEG pictures are copied as they are; those of a lossless recording stay lossless, and so must the others then.
+    quality = None if None in qualities else qualities[0]
+    takeover = TAKEOVER in chosen[0][0]
+    with EpisodeWriter(out, tasks[0], takeover=takeover, jpeg_quality=quality) as writer:
         for buffer, indices in chosen:
             seeds, successes, infos = buffer.episode_seeds, buffer.episode_success, buffer.episode_info
             for index in indices:
-                arrays = buffer.episode(index)
+                arrays = buffer.stored_episode(index)
                 for row in range(len(next(iter(arrays.values())))):
                     writer.add({key: values[row] for key, values in arrays.items()})
                 marked = None if successes[index] == UNMARKED else bool(successes[index])

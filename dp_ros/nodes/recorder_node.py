@@ -37,9 +37,9 @@ from dp_ros.data.episode_writer import EpisodeWriter, RecordingError, set_aside_
 from dp_ros.data.layout import UNMARKED
 from dp_ros.errors import UserError
 from dp_ros.msg import LockstepDone, RecorderStatus
+from dp_ros.nodes.recorder_options import declared_options
 from dp_ros.runtime.demonstration import CommandGapError, DemonstrationRows
 from dp_ros.runtime.observation import BadObservation, ObservationProblem
-from dp_ros.nodes.recorder_options import declared_options
 
 WATCH_S = 0.02
 STATUS_S = 0.5
@@ -59,7 +59,9 @@ class RecorderNode(Node):
         self._lockstep, self._operator = options.lockstep, options.operator
         self._max_age_ns = round(1e9 * max(spec.max_age_s for spec in task.observations.values()))
         self._rows = DemonstrationRows(task, options.hold_ns, takeovers=bool(options.takeover_topic))
-        self._writer = EpisodeWriter(options.out, task, takeover=bool(options.takeover_topic))
+        self._writer = EpisodeWriter(
+            options.out, task, takeover=bool(options.takeover_topic), jpeg_quality=options.jpeg_quality
+        )
         try:
             self._space = DiskSpace(self._writer.path, options.low_disk_bytes, options.full_disk_bytes)
         except ValueError as error:

@@ -30,6 +30,7 @@ class RecorderOptions:
         operator_topic: of an operator who takes over; empty: nobody does. takeover_topic: on which a policy says so.
         low_disk_bytes: free space below which it warns. full_disk_bytes: free space below which recording ends.
         raw_streams: which streams are recorded as they come, too.
+        jpeg_quality: of the pictures of a new recording; None: lossless.
     """
 
     task: TaskSpec
@@ -42,6 +43,7 @@ class RecorderOptions:
     low_disk_bytes: int
     full_disk_bytes: int
     raw_streams: RawStreams
+    jpeg_quality: int | None
 
 
 def declared_options(node: Any) -> RecorderOptions:
@@ -89,6 +91,13 @@ def declared_options(node: Any) -> RecorderOptions:
         "streams that are recorded as they come, too, each at its own rate, in MCAP files beside the recording",
         choices=get_args(RawStreams),
     )
+    quality = fixed(
+        "jpeg_quality",
+        0,
+        "pictures of a new recording are stored as JPEG of this quality, 1 to 100; 0: lossless",
+        low=0,
+        high=100,
+    )
     seed = "seed of the episode's start, saved with it; -1: none"
     declare(node, "episode_seed", NO_SEED, seed, low=-1, high=2**62)
     declare(node, "operator_name", "", "who demonstrates, saved with each episode")
@@ -113,4 +122,5 @@ def declared_options(node: Any) -> RecorderOptions:
         low_disk_bytes=low_mb * 1_000_000,
         full_disk_bytes=full_mb * 1_000_000,
         raw_streams=cast(RawStreams, raw),
+        jpeg_quality=quality or None,
     )

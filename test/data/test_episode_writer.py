@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from dp_ros.data import durable_store, episode_writer
+from dp_ros.data import durable_store, episode_writer, new_recording
 from dp_ros.data.episode_writer import EpisodeWriter, RecordingError, set_aside_path
 from dp_ros.data.layout import EPISODE_ENDS, EPISODE_SUCCESS
 from dp_ros.data.replay_buffer import ReplayBuffer
@@ -76,7 +76,8 @@ def test_appending_in_a_second_run_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 def test_more_episodes_than_one_chunk_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(episode_writer, "META_CHUNK_ROWS", 2)
+    for module in (episode_writer, new_recording):
+        monkeypatch.setattr(module, "META_CHUNK_ROWS", 2)
     lengths = [1, 2, 1, 3, 1]
     write(tmp_path / "x.zarr", lengths)
     buffer = ReplayBuffer.open(tmp_path / "x.zarr")
@@ -236,7 +237,8 @@ def test_what_is_said_of_an_episode_belongs_to_it(tmp_path: Path) -> None:
 def test_a_recording_of_an_older_version_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(episode_writer, "META_CHUNK_ROWS", 2)
+    for module in (episode_writer, new_recording):
+        monkeypatch.setattr(module, "META_CHUNK_ROWS", 2)
     path = tmp_path / "x.zarr"
     write(path, [2, 1, 3])
     shutil.rmtree(path / "meta" / EPISODE_SUCCESS)
