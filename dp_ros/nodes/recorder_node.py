@@ -79,8 +79,6 @@ class RecorderNode(Node):
         self._complete = Future()  # its rows
         self._complete.set_result(None)
         self._message = "ready"
-        if self._writer.recovery:
-            self._note(self._writer.recovery)
         self._times: deque[int] = deque()  # grid times whose rows are due
         self._pending_ns: int | None = None  # clock time that lockstep waits for
         self._operator_done: dict[int, int] = {}  # clock time: stamp of the operator's command for it, or 0
@@ -113,9 +111,6 @@ class RecorderNode(Node):
                 operator_topic=options.operator_topic,
                 takeover_topic=options.takeover_topic,
             )
-            if self._raw.leftover:
-                kept = ", ".join(map(str, self._raw.leftover))
-                self._note(f"raw messages of an episode that was never saved are in {kept}")
         self._participant = None
         if self._lockstep:
             self._participant = LockstepParticipant(self, "recorder", self._tick)
@@ -132,6 +127,9 @@ class RecorderNode(Node):
         self.get_logger().info(
             f"recording task {task.name} to {options.out}, which has {self._writer.n_episodes} episodes"
         )
+        left = [self._writer.recovery, self._raw.recovery if self._raw is not None else ""]
+        if any(left):
+            self._note("; ".join(filter(None, left)))
         self._publish_status()
 
     def destroy_node(self) -> None:
@@ -404,8 +402,7 @@ class RecorderNode(Node):
             logger.error(message)
         else:
             logger.info(message)
-        if hasattr(self, "_status_pub"):
-            self._publish_status()
+        self._publish_status()
         return message
 
     def _publish_status(self) -> None:

@@ -38,8 +38,8 @@ NAMES = ["agent_x", "agent_y"]
 class Stage:
     """A recorder, and publishers for everything that it listens to."""
 
-    def __init__(self, out: Path, lockstep: bool = True, operator: bool = True) -> None:
-        parameters = {"out": str(out), "lockstep": str(lockstep).lower()}
+    def __init__(self, out: Path, lockstep: bool = True, operator: bool = True, **others: str) -> None:
+        parameters = {"out": str(out), "lockstep": str(lockstep).lower(), **others}
         arguments = [word for item in parameters.items() for word in ("-p", "{}:={}".format(*item))]
         rclpy.init(args=["--ros-args", *arguments])
         self.executor = SingleThreadedExecutor()
@@ -333,6 +333,11 @@ def test_in_real_time_nothing_is_lost_while_the_recorder_is_held_up(ros_domain: 
             "parameter hold_steps: expected float from 1 to 100",
         ),
         (["-p", "out:=x.zarr", "-p", "episode_seed:=-5"], "parameter episode_seed"),
+        (["-p", "out:=x.zarr", "-p", "raw_streams:=joints"], "raw_streams.*none, vectors, all"),
+        (
+            ["-p", "out:=x.zarr", "-p", "raw_streams:=all", "-p", "lockstep:=true"],
+            "raw_streams: got all, but lockstep",
+        ),
     ],
 )
 def test_bad_parameters_are_refused_with_a_reason(

@@ -42,7 +42,7 @@ class RawIntake:
         takeover_topic: on which a policy says so; empty: nobody takes over.
 
     Attributes:
-        leftover: bags of a recorder that was killed, which are kept under these names.
+        recovery: what a killed recorder had left and where it is now, for a person; empty if nothing.
         problem: why the bag in progress is not complete; empty while it is.
     """
 
@@ -57,7 +57,8 @@ class RawIntake:
         takeover_topic: str = "",
     ) -> None:
         self._node, self._folder = node, raw_folder(recording)
-        self.leftover = set_aside_unfinished(self._folder)
+        kept = ", ".join(map(str, set_aside_unfinished(self._folder)))
+        self.recovery = f"raw messages of an episode that was never saved are in {kept}" if kept else ""
         self.problem = ""
         self._bag: RawBag | None = None
         self._taking = False
