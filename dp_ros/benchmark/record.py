@@ -1,9 +1,9 @@
 """What a recorder loses of three cameras and joint states, what it costs and whether its memory stays bounded.
 
 Real processes over DDS: a robot (`record_source`) and the recorder node, which writes to the disk. Pictures are counted
-by their numbers in what was recorded; joint states are recorded on the grid, so what is counted of them is how many
-rows hold one that is older than two of their periods. Easy to get wrong: what was sent before the recording began, or
-after it ended, was not lost.
+by their numbers in the rows, joint states by those in the bag that keeps them at their own rate; of the rows it is also
+counted how many hold a joint state that is older than two periods. Easy to get wrong: what was sent before the
+recording began, or after it ended, was not lost.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from mcap.reader import make_reader
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import JointState
 
 from dp_ros.benchmark.machine import processor_s, resident_mb
 from dp_ros.benchmark.record_source import JOINT_HZ
@@ -32,6 +35,7 @@ from dp_ros.processes import running
 from dp_ros.task import load_task
 
 CAMERA_HZ = 30.0
+JOINT_TOPIC = "/joint_states"
 _JOINTS = [f"joint_{i}" for i in range(1, 7)]
 
 
@@ -45,7 +49,7 @@ def write_task(path: Path, cameras: int, height: int, width: int) -> None:
     }
     streams: dict[str, Any] = {f"camera_{i}": {"topic": f"/camera_{i}", **picture} for i in range(cameras)}
     streams["joints"] = {
-        "topic": "/joint_states",
+        "topic": JOINT_TOPIC,
         "type": "sensor_msgs/msg/JointState",
         "fields": ["position"],
         "names": _JOINTS,
@@ -86,7 +90,9 @@ def measure(
     task_file, out = folder / "task.yaml", folder / "recorded.zarr"
     write_task(task_file, cameras, height, width)
     task = load_task(str(task_file))
-    node = NodeSpec("recorder", "recorder_node", {"task": str(task_file), "out": str(out)})
+    node = NodeSpec(
+        "recorder", "recorder_node", {"task": str(task_file), "out": str(out), "raw_streams": "vectors"}
+    )
     memory: list[tuple[float, float]] = []
     with running(Bringup("record", (node,))) as nodes, _source(task_file) as source:
         pid = nodes.pids["recorder"]
@@ -116,14 +122,15 @@ def measure(
         source.stdin.flush()
         sent = json.loads(source.stdout.readline())
     report("counting")
-    stored_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    stored_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     buffer = ReplayBuffer.open(out)
     minute = [mb for at_s, mb in memory if at_s >= min(60.0, seconds / 2)]
     return {
         "streams": {
             **{key: _count_frames(buffer, key) for key in task.observations if key != "joints"},
-            "joints": _count_joints(buffer),
+            "joints": _count_joints(folder / buffer.episode_info[0]["raw"]),
         },
+        "late_joint_rows": _late_joint_rows(buffer),
         "rows": buffer.n_steps,
         "gaps": int((np.diff(buffer[TIMESTAMP]) > 1.5 / CAMERA_HZ).sum()),
         "rss_mb": {
@@ -168,12 +175,19 @@ def _count_frames(buffer: ReplayBuffer, key: str) -> dict[str, int]:
     return {"sent": sent, "recorded": recorded, "lost": sent - recorded, "twice": len(numbers) - recorded}
 
 
-def _count_joints(buffer: ReplayBuffer) -> dict[str, int]:
-    """Joint states on the grid: how many rows hold one that is older than two periods at its time."""
+def _count_joints(bag: Path) -> dict[str, int]:
+    """Joint states from the first to the last in the bag, and how many of these are in it."""
+    with bag.open("rb") as file:
+        numbers = [
+            int(deserialize_message(message.data, JointState).position[0])
+            for _, _, message in make_reader(file).iter_messages(topics=[JOINT_TOPIC])
+        ]
+    sent, recorded = max(numbers) - min(numbers) + 1, len(set(numbers))
+    return {"sent": sent, "recorded": recorded, "lost": sent - recorded, "twice": len(numbers) - recorded}
+
+
+def _late_joint_rows(buffer: ReplayBuffer) -> int:
+    """Rows with a joint state that is older than two periods at the row's time."""
     numbers = buffer["joints"][:, 0].astype(np.int64)
     due = numbers[0] + np.round(buffer[TIMESTAMP] * JOINT_HZ).astype(np.int64)
-    return {
-        "sent": int(numbers[-1] - numbers[0] + 1),
-        "recorded": len(np.unique(numbers)),
-        "late": int((np.abs(numbers - due) > 2).sum()),
-    }
+    return int((np.abs(numbers - due) > 2).sum())

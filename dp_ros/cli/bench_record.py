@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     table = Table("stream", "sent", "recorded", "lost", title=f"{_CAMERAS} cameras {_WIDTH}x{_HEIGHT}, 30 Hz")
     for key, counts in result["streams"].items():
-        lost = str(counts["lost"]) if "lost" in counts else f"{counts['late']} late rows"
-        table.add_row(key, str(counts["sent"]), str(counts["recorded"]), lost)
+        table.add_row(key, *(str(counts[name]) for name in ("sent", "recorded", "lost")))
     console.print(table)
     memory, rates = result["rss_mb"], result["mb_per_s"]
     console.print(
-        f"{result['rows']} rows in {result['seconds']} s, {result['gaps']} gaps; {rates['in']} MB/s in, "
+        f"{result['rows']} rows in {result['seconds']} s, {result['gaps']} gaps, "
+        f"{result['late_joint_rows']} with late joint states; {rates['in']} MB/s in, "
         f"{rates['stored']} MB/s stored; recorder: {result['recorder_cores']} cores, resident "
         f"{memory['minute_1']} MB then, {memory['end']} MB at the end; saved in {result['save_s']} s; the source was "
         f"at most {result['source_latest_ms']} ms late; busy before: {found['busy_cores_before']} of "

@@ -9,7 +9,19 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from dp_ros.benchmark.record import _count_frames, _count_joints, measure, write_task  # noqa: E402
+from rclpy.serialization import serialize_message  # noqa: E402
+from sensor_msgs.msg import JointState  # noqa: E402
+
+from dp_ros.benchmark.record import (  # noqa: E402
+    JOINT_TOPIC,
+    _count_frames,
+    _count_joints,
+    _late_joint_rows,
+    measure,
+    write_task,
+)
+from dp_ros.bridge.bags.definitions import message_definition  # noqa: E402
+from dp_ros.bridge.bags.raw_bag import RawBag, RawMessage  # noqa: E402
 from dp_ros.cli.main import main  # noqa: E402
 from dp_ros.data.episode_writer import EpisodeWriter  # noqa: E402
 from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402
@@ -27,6 +39,8 @@ def test_small_pictures_are_all_recorded(ros_domain: int, tmp_path: Path) -> Non
         counts = result["streams"][key]
         assert counts["lost"] == counts["sent"] - counts["recorded"]
         assert 60 < counts["recorded"] <= result["rows"] <= 200
+    joints = result["streams"]["joints"]
+    assert joints["recorded"] > 1000 and joints["lost"] == joints["sent"] - joints["recorded"]
     assert result["rss_mb"]["end"] > 50 and result["mb_per_s"]["stored"] > 0
     assert processes_left(ros_domain) == []
 
@@ -44,7 +58,13 @@ def test_what_is_missing_is_counted(tmp_path: Path) -> None:
         writer.save()
     buffer = ReplayBuffer.open(tmp_path / "x.zarr")
     assert _count_frames(buffer, "camera_0") == {"sent": 6, "recorded": 4, "lost": 2, "twice": 1}
-    assert _count_joints(buffer) == {"sent": 68, "recorded": 5, "late": 1}
+    assert _late_joint_rows(buffer) == 1
+    topics = {JOINT_TOPIC: ("sensor_msgs/msg/JointState", message_definition("sensor_msgs/msg/JointState"))}
+    bag = RawBag(tmp_path / "x.raw", topics)
+    for number in (100, 101, 103, 103, 104):
+        data = serialize_message(JointState(position=[float(number)]))
+        bag.put(RawMessage(JOINT_TOPIC, data, number, number, 0))
+    assert _count_joints(bag.save()) == {"sent": 5, "recorded": 4, "lost": 1, "twice": 1}
 
 
 def test_too_little_room_is_said_before_anything_is_written(
