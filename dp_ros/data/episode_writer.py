@@ -98,8 +98,8 @@ class EpisodeWriter:
         buffer = ReplayBuffer.open(self.path)
         self._check_same_task(buffer)
         self._read_index(buffer)
-        self._lock = _lock(self.path)
         try:
+            self._lock = _lock(self.path)
             buffer = ReplayBuffer.open(self.path)  # again: another writer may have ended since
             self._read_index(buffer)
             self._store = DurableStore(self.path)
@@ -110,11 +110,15 @@ class EpisodeWriter:
             self.recovered_steps = buffer.unfinished_steps
             if self.recovered_steps:
                 if keep_unfinished:
-                    self.set_aside_steps = self._set_aside(self._unfinished(), {"set_aside": "unfinished"})
+                    self.set_aside_steps = self._keep_unfinished()
                 log.warning("%s: %s", self.path, self.recovery)
                 self._cut_back()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise RecordingError(
+                    f"{self.path}: cannot be written to: {error}; what is committed can still be read"
+                ) from error
             raise
 
     @property
@@ -259,6 +263,8 @@ class EpisodeWriter:
             saved = self._index_metadata(EPISODE_ENDS)["shape"][0] > self.n_episodes
             if not saved and (self.n_steps or self._commit_uncertain):
                 self.discard()
+        except OSError as error:
+            log.warning("%s: what was not saved is cut off when it is opened again: %s", self.path, error)
         finally:
             os.close(self._lock)
             self._lock = None
@@ -274,6 +280,16 @@ class EpisodeWriter:
     def _read_index(self, buffer: ReplayBuffer) -> None:
         self._ends, self._seeds = buffer.episode_ends, buffer.episode_seeds
         self._successes, self._infos = buffer.episode_success, buffer.episode_info
+
+    def _keep_unfinished(self) -> int:
+        """Put what a killed recorder left into the recording beside this one; returns how many steps."""
+        try:
+            return self._set_aside(self._unfinished(), {"set_aside": "unfinished"})
+        except RecordingError as error:
+            raise RecordingError(
+                f"{self.path}: {self.recovered_steps} steps that a killed recorder left cannot be put aside "
+                f"({error}); make room there and start again, nothing was changed"
+            ) from error
 
     def _unfinished(self) -> dict[str, Stored]:
         """Rows beyond the committed ones that a killed recorder had written in full, oldest first.

@@ -8,6 +8,8 @@ names and shapes that mean different things, so only those of one task are put t
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -50,7 +52,8 @@ def copy_episodes(
         How many there are.
 
     Raises:
-        UserError: if `out` is there, nothing would be in it, or the recordings are not of one task.
+        UserError: if `out` is there, nothing would be in it, the recordings are not of one task, or the disk refuses;
+            nothing is written then.
     """
     chosen = [(buffer, list(indices)) for buffer, indices in sources]
     if out.exists():
@@ -73,24 +76,32 @@ def copy_episodes(
     # JPEG pictures are copied as they are; those of a lossless recording stay lossless, and so must the others then.
     quality = None if None in qualities else qualities[0]
     takeover = TAKEOVER in chosen[0][0]
-    with EpisodeWriter(out, tasks[0], takeover=takeover, jpeg_quality=quality) as writer:
-        for buffer, indices in chosen:
-            seeds, successes, infos = buffer.episode_seeds, buffer.episode_success, buffer.episode_info
-            for index in indices:
-                arrays = buffer.stored_episode(index)
-                for row in range(len(next(iter(arrays.values())))):
-                    writer.add({key: values[row] for key, values in arrays.items()})
-                marked = None if successes[index] == UNMARKED else bool(successes[index])
-                writer.save(int(seeds[index]), success=marked, info=infos[index])
-                progress()
-        return writer.n_episodes
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
+    try:
+        with EpisodeWriter(draft, tasks[0], takeover=takeover, jpeg_quality=quality) as writer:
+            for buffer, indices in chosen:
+                seeds, successes, infos = buffer.episode_seeds, buffer.episode_success, buffer.episode_info
+                for index in indices:
+                    arrays = buffer.stored_episode(index)
+                    for row in range(len(next(iter(arrays.values())))):
+                        writer.add({key: values[row] for key, values in arrays.items()})
+                    marked = None if successes[index] == UNMARKED else bool(successes[index])
+                    writer.save(int(seeds[index]), success=marked, info=infos[index])
+                    progress()
+            written = writer.n_episodes
+        os.rename(draft, out)
+        sync_folder(out.parent)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{out}: cannot be written: {error}; nothing was changed") from error
+        raise
+    return written
 
 
 def replace_with(path: Path, episodes: Sequence[int]) -> Path:
     """Have the recording at `path` hold these of its episodes; returns where the whole one is kept."""
-    draft = path.with_name(f".{path.name}.part")
-    if draft.exists():
-        raise UserError(f"{draft}: is left of an attempt that was broken off; remove it")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     copy_episodes([(ReplayBuffer.open(path), episodes)], draft)
     number = 1
     while (kept := path.with_name(f"{path.name}.before_{number}")).exists():
