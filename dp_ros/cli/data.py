@@ -108,8 +108,8 @@ def _info(args: argparse.Namespace) -> int:
         table.add_row(f"data/{key}", f"{list(first.shape[1:])} {first.dtype}")
     if TAKEOVER in buffer:
         table.add_row("taken over", f"{int((buffer[TAKEOVER] != 0).sum())} steps")
-    stored = sum(path.stat().st_size for path in args.recording.rglob("*") if path.is_file())
-    table.add_row("on the disk", f"{stored / 1e6:.1f} MB")
+    pictures = "" if buffer.jpeg_quality is None else f", pictures as JPEG of quality {buffer.jpeg_quality}"
+    table.add_row("on the disk", f"{buffer.stored_bytes / 1e6:.1f} MB{pictures}")
     if buffer.unfinished_steps:
         table.add_row(
             "unfinished", f"{buffer.unfinished_steps} rows: being recorded, or left by a recorder that ended"

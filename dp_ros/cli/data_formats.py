@@ -48,6 +48,7 @@ SOURCES = {
 TARGETS = {
     "mcap": _Format("dp_ros.bridge.bags.writing", "export_mcap", "a rosbag2 file in MCAP, with ROS messages"),
     "lerobot": _Format("dp_ros.data.formats.lerobot", "export_dataset", "a LeRobot data set, version 3"),
+    "zip": _Format("dp_ros.data.archive", "export_zip", "one file, which is read like the folder"),
     "rerun": _Format("dp_ros.data.formats.rerun", "export_rrd", "a file that the rerun viewer opens"),
 }
 

@@ -90,6 +90,11 @@ class EpisodeWriter:
         self._written = 0  # rows of the episode in progress that are in the arrays
         self._commit_uncertain = False  # a save was interrupted, perhaps after its last write
         self._lock: int | None = None
+        if self.path.is_file():
+            raise RecordingError(
+                f"{self.path}: is a file, episodes are added to folders; take one out of a zip with "
+                "`dp-ros data split FILE : --out NEW.zarr`"
+            )
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             try:
                 create_recording(self.path, task, self._spec, jpeg_quality)

@@ -17,7 +17,8 @@ import numpy as np
 import zarr
 from numcodecs.abc import Codec
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 QUALITY = 95
 
@@ -103,7 +104,13 @@ def stored_rows(array: zarr.Array[Any], start: int, stop: int) -> Stored:
     Raises:
         OSError: if a picture is not there.
     """
-    if not jpeg_codecs({"": array}) or not isinstance(array.store, LocalStore):
+    if not jpeg_codecs({"": array}):
         return np.asarray(array[start:stop])
-    folder = array.store.root / array.path
-    return [EncodedPicture((folder / f"{row}.0.0.0").read_bytes()) for row in range(start, stop)]
+    return [EncodedPicture(_stored(array, f"{row}.0.0.0")) for row in range(start, stop)]
+
+
+def _stored(array: zarr.Array[Any], chunk: str) -> bytes:
+    found = sync(array.store.get(f"{array.path}/{chunk}", prototype=default_buffer_prototype()))
+    if found is None:
+        raise FileNotFoundError(f"{array.path}/{chunk} is not there")
+    return found.to_bytes()

@@ -1,13 +1,17 @@
 """Reads a recording: episodes, whole arrays, and a hash of the content.
 
-Any zarr v2 folder with `data/*` and `meta/episode_ends` can be read, also one that this project did not
+Any zarr v2 folder, or zip of one, with `data/*` and `meta/episode_ends` can be read, also one that this project did not
 write. Easy to get wrong: arrays may be longer than the episodes say, while a recorder writes or after it was
 killed; every method here gives committed rows only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from dp_ros.data.archive import open_archive
 from dp_ros.data.jpeg_codec import QUALITY, Stored, jpeg_codecs, stored_rows
 from dp_ros.data.layout import (
     EPISODE_ENDS,
@@ -30,6 +35,8 @@ from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
 
 _DIGEST_BYTES = 2**24  # read at once while hashing
+#: A chunk is read as a whole; the file of somebody else may claim any size.
+MAX_CHUNK_BYTES = 2**30
 
 
 class ReplayBuffer:
@@ -56,16 +63,25 @@ class ReplayBuffer:
             UserError: if it is not there, is not zarr, or does not have the layout of a recording.
         """
         path = Path(path)
-        if not path.is_dir():
-            reason = "is a file; expected a folder" if path.exists() else "is not there; expected a recording"
-            raise UserError(f"{path}: {reason} in zarr format, as `dp-ros collect` writes it")
-        if not (path / ".zgroup").is_file():
+        if path.is_file():
+            root = open_archive(path)
+        elif not path.is_dir():
+            raise UserError(f"{path}: is not there; expected a recording in zarr format, folder or zip")
+        elif not (path / ".zgroup").is_file():
             raise UserError(f"{path}: no zarr v2 group (there is no .zgroup); give the folder of a recording")
         try:
-            root = zarr.open_group(str(path), mode="r", zarr_format=2)
+            if path.is_dir():
+                root = zarr.open_group(str(path), mode="r", zarr_format=2)
             arrays = dict(sorted(root["data"].arrays())) if isinstance(root.get("data"), zarr.Group) else {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: is not readable as zarr: {error}") from error
+        for key, array in arrays.items():
+            chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+            if chunk_bytes > MAX_CHUNK_BYTES:
+                raise UserError(
+                    f"{path}: data/{key} says that a chunk has {chunk_bytes} bytes; a recording's have at most "
+                    f"{MAX_CHUNK_BYTES}. Write it again with smaller chunks, if you trust it"
+                )
         if not arrays:
             raise UserError(f"{path}: has no arrays under data/; it is not a recording")
         return cls(path, root, arrays)
@@ -84,6 +100,12 @@ class ReplayBuffer:
     def unfinished_steps(self) -> int:
         """Rows beyond the last episode: being recorded now, or left by a recorder that was killed."""
         return max(array.shape[0] for array in self._arrays.values()) - self.n_steps
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size on the disk, with what is not committed."""
+        files = [self.path] if self.path.is_file() else [p for p in self.path.rglob("*") if p.is_file()]
+        return sum(file.stat().st_size for file in files)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -109,7 +131,8 @@ class ReplayBuffer:
     @property
     def episode_info(self) -> list[dict[str, str]]:
         """Texts about each episode, such as operator, instruction and when it was recorded; empty where unknown."""
-        meta = self._root.get("meta")
+        with _damage_said(self.path, "meta"):
+            meta = self._root.get("meta")
         known = meta.attrs.get(EPISODE_INFO) if isinstance(meta, zarr.Group) else None
         infos = [
             {str(key): str(value) for key, value in info.items()} if isinstance(info, dict) else {}
@@ -120,10 +143,11 @@ class ReplayBuffer:
     def _of_episodes(self, name: str, unknown: int) -> NDArray[np.int64]:
         """`meta/<name>` for each episode, `unknown` where it says nothing."""
         values = np.full(self.n_episodes, unknown, dtype=np.int64)
-        array = self._root.get(f"meta/{name}")
-        if isinstance(array, zarr.Array):
-            known = np.asarray(array[: self.n_episodes], dtype=np.int64)
-            values[: len(known)] = known
+        with _damage_said(self.path, f"meta/{name}"):
+            array = self._root.get(f"meta/{name}")
+            if isinstance(array, zarr.Array):
+                known = np.asarray(array[: self.n_episodes], dtype=np.int64)
+                values[: len(known)] = known
         return values
 
     def keys(self) -> list[str]:
@@ -159,7 +183,8 @@ class ReplayBuffer:
         """Committed rows `start` to `stop` of `key`, read into memory."""
         if key not in self._arrays:
             raise UserError(f"{self.path}: has no data/{key}; it has {', '.join(self._arrays)}")
-        return np.asarray(self._arrays[key][start : min(stop, self.n_steps)])
+        with _damage_said(self.path, f"data/{key}"):
+            return np.asarray(self._arrays[key][start : min(stop, self.n_steps)])
 
     def episode(self, index: int) -> dict[str, Array]:
         """All arrays of one episode, each (length, *shape). Raises IndexError as a list does."""
@@ -176,12 +201,8 @@ class ReplayBuffer:
             UserError: if a picture is missing.
         """
         start, stop = int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index])
-        try:
+        with _damage_said(self.path, f"episode {index}"):
             return {key: stored_rows(array, start, stop) for key, array in self._arrays.items()}
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: episode {index} is damaged: {error}; restore it from a copy"
-            ) from error
 
     @property
     def jpeg_quality(self) -> int | None:
@@ -206,10 +227,13 @@ class ReplayBuffer:
 
 def _episode_ends(path: Path, root: zarr.Group) -> NDArray[np.int64]:
     """Checked `meta/episode_ends`."""
-    array = root.get(f"meta/{EPISODE_ENDS}")
-    if not isinstance(array, zarr.Array):
-        raise UserError(f"{path}: has no meta/{EPISODE_ENDS}; without it nobody can tell the episodes apart")
-    ends = np.asarray(array[:])
+    with _damage_said(path, f"meta/{EPISODE_ENDS}"):
+        array = root.get(f"meta/{EPISODE_ENDS}")
+        if not isinstance(array, zarr.Array):
+            raise UserError(
+                f"{path}: has no meta/{EPISODE_ENDS}; without it nobody can tell the episodes apart"
+            )
+        ends = np.asarray(array[:])
     if ends.ndim != 1 or not np.issubdtype(ends.dtype, np.integer):
         raise UserError(
             f"{path}: meta/{EPISODE_ENDS} has shape {ends.shape} and type {ends.dtype}; "
@@ -225,3 +249,16 @@ def _episode_ends(path: Path, root: zarr.Group) -> NDArray[np.int64]:
             f"the one before at {before}; the recording is damaged, restore it from a copy"
         )
     return ends
+
+
+@contextlib.contextmanager
+def _damage_said(path: Path, what: str) -> Iterator[None]:
+    """Say which part of a recording cannot be read, whatever the library that reads it raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: {what} cannot be read: {error}; the recording is damaged, restore it from a copy"
+        ) from error

@@ -101,6 +101,8 @@ def copy_episodes(
 
 def replace_with(path: Path, episodes: Sequence[int]) -> Path:
     """Have the recording at `path` hold these of its episodes; returns where the whole one is kept."""
+    if path.is_file():
+        raise UserError(f"{path}: a zip cannot be changed in its place; give --out for a new recording")
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     copy_episodes([(ReplayBuffer.open(path), episodes)], draft)
     number = 1

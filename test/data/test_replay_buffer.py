@@ -72,7 +72,7 @@ def test_what_is_not_a_recording_is_named(tmp_path: Path) -> None:
     zarr.open_group(str(tmp_path / "v3"), mode="w", zarr_format=3)
     for name, message in [
         ("absent", "is not there"),
-        ("file", "is a file"),
+        ("file", "File is not a zip file"),
         ("folder", "no zarr v2 group"),
         ("v3", "no zarr v2 group"),
         ("garbage", "not readable as zarr"),
