@@ -28,6 +28,7 @@ from dp_ros.bridge.bags.raw_bag import BagProblem
 from dp_ros.bridge.bags.raw_intake import RawIntake
 from dp_ros.bridge.clock import to_ns, to_stamp
 from dp_ros.bridge.command_intake import CommandIntake
+from dp_ros.bridge.command_topics import command_topics
 from dp_ros.bridge.lockstep import DONE_TOPIC, LockstepParticipant
 from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.qos import latched_qos, reliable_qos
@@ -108,8 +109,7 @@ class RecorderNode(Node):
                 task,
                 self._writer.path,
                 options.raw_streams,
-                operator_topic=options.operator_topic,
-                takeover_topic=options.takeover_topic,
+                command_topics(task, self._rows, options.operator_topic, options.takeover_topic),
             )
         self._participant = None
         if self._lockstep:

@@ -7,6 +7,7 @@ one of each topic that commands opens the bag.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,13 @@ from dp_ros.bridge.bags.definitions import message_definition
 from dp_ros.bridge.bags.raw_bag import BagProblem, RawBag, RawMessage, set_aside_unfinished
 from dp_ros.bridge.codecs import message_class
 from dp_ros.bridge.command_intake import COMMAND_DEPTH
+from dp_ros.bridge.command_topics import CommandTopic
 from dp_ros.bridge.observations import CAUGHT_UP
 from dp_ros.bridge.qos import latched_qos, observation_qos, reliable_qos
 from dp_ros.task import TaskSpec
 
 #: Which streams are recorded as they come: none, all but pictures, or all.
 RawStreams = Literal["none", "vectors", "all"]
-_GRIPPER_TYPE, _TAKEOVER_TYPE = "std_msgs/msg/Float64MultiArray", "dp_ros/msg/Takeover"
 
 
 def raw_folder(recording: Path) -> Path:
@@ -37,9 +38,8 @@ class RawIntake:
         node: an rclpy node.
         task: topics and types.
         recording: beside which the bags go.
-        streams: which of the observations; commands are always taken.
-        operator_topic: of an operator who takes over; empty: there is none.
-        takeover_topic: on which a policy says so; empty: nobody takes over.
+        streams: which of the observations.
+        commands: what commands; always taken.
 
     Attributes:
         recovery: what a killed recorder had left and where it is now, for a person; empty if nothing.
@@ -52,9 +52,7 @@ class RawIntake:
         task: TaskSpec,
         recording: Path,
         streams: RawStreams,
-        *,
-        operator_topic: str = "",
-        takeover_topic: str = "",
+        commands: Sequence[CommandTopic],
     ) -> None:
         self._node, self._folder = node, raw_folder(recording)
         kept = ", ".join(map(str, set_aside_unfinished(self._folder)))
@@ -69,13 +67,9 @@ class RawIntake:
         for spec in task.observations.values():
             if streams == "all" or (streams == "vectors" and not spec.is_image):
                 self._subscribe(spec.topic, spec.type, observation_qos(lockstep=False, picture=spec.is_image))
-        commands = {task.action.topic: task.action.type}
-        commands |= {str(g.topic): _GRIPPER_TYPE for g in task.action.grippers if g.topic is not None}
-        commands |= {operator_topic: task.action.type} if operator_topic else {}
-        for topic, kind in commands.items():
-            self._subscribe(topic, kind, reliable_qos(COMMAND_DEPTH), commands=True)
-        if takeover_topic:
-            self._subscribe(takeover_topic, _TAKEOVER_TYPE, latched_qos(), commands=True)
+        for command in commands:
+            qos = latched_qos() if command.latched else reliable_qos(COMMAND_DEPTH)
+            self._subscribe(command.name, command.type, qos, commands=True)
 
     def begin(self) -> None:
         """Begin the bag of an episode. Raises BagProblem if it cannot be made."""
