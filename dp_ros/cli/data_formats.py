@@ -59,6 +59,11 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recording", type=Path, help="the recording to make; must not be there")
     parser.add_argument("--from", dest="format", choices=SOURCES, required=True, help=_listed(SOURCES))
     parser.add_argument("--task", required=True, help="task file or name: topics, streams and rate")
+    parser.add_argument(
+        "--takeover-topic",
+        help="bag: on which a policy said that an operator had taken over; marks these steps",
+    )
+    parser.add_argument("--min-steps", type=int, help="bag: shorter episodes are left out (default: 2)")
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,10 +81,14 @@ def run_import(args: argparse.Namespace) -> int:
         raise UserError(f"{args.recording}: is there already; give another name")
     if not args.source.exists():
         raise UserError(f"{args.source}: is not there; give {SOURCES[args.format].text}")
+    options = {"takeover_topic": args.takeover_topic, "min_steps": args.min_steps}
+    options = {name: value for name, value in options.items() if value is not None}
+    if options and args.format != "bag":
+        raise UserError(f"--{next(iter(options)).replace('_', '-')}: is for bags, this is {args.format}")
     read = SOURCES[args.format].load()
     with Progress(transient=True) as progress:
         bar = progress.add_task("episodes", total=None)
-        done = read(args.source, task, args.recording, lambda: progress.advance(bar))
+        done = read(args.source, task, args.recording, lambda: progress.advance(bar), **options)
     _say(f"{args.recording}: {done}")
     return 0
 

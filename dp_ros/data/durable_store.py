@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
+
+from dp_ros.errors import UserError
 
 #: Ending of files that are being written; a killed process leaves at most one of each that nobody reads.
 PARTIAL = ".partial"
@@ -110,3 +113,27 @@ def sync_tree(path: Path) -> None:
             with open(os.path.join(folder, name), "rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(folder))
+
+
+@contextlib.contextmanager
+def complete_or_absent(out: Path) -> Iterator[Path]:
+    """A path to make a folder or file at, which becomes `out` when the block ends, and is removed if it fails.
+
+    Raises:
+        UserError: if `out` is there already, or the disk refuses; nothing is left then.
+    """
+    if out.exists():
+        raise UserError(f"{out}: is there already; give another name")
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield draft
+        os.rename(draft, out)
+        sync_folder(out.parent)
+    except BaseException as error:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{out}: cannot be written: {error}; nothing was changed") from error
+        raise

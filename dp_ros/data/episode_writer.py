@@ -141,6 +141,11 @@ class EpisodeWriter:
         return len(self._ends)
 
     @property
+    def n_rows(self) -> int:
+        """Steps of all committed episodes."""
+        return self._committed_rows
+
+    @property
     def episode_seeds(self) -> NDArray[np.int64]:
         """Seed of each committed episode; NO_SEED where it had none."""
         return self._seeds.copy()

@@ -8,12 +8,11 @@ names and shapes that mean different things, so only those of one task are put t
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from dp_ros.data.durable_store import sync_folder
+from dp_ros.data.durable_store import complete_or_absent, sync_folder
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.layout import TAKEOVER, UNMARKED, recorded_arrays
 from dp_ros.data.replay_buffer import ReplayBuffer
@@ -76,27 +75,20 @@ def copy_episodes(
     # JPEG pictures are copied as they are; those of a lossless recording stay lossless, and so must the others then.
     quality = None if None in qualities else qualities[0]
     takeover = TAKEOVER in chosen[0][0]
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
-    try:
-        with EpisodeWriter(draft, tasks[0], takeover=takeover, jpeg_quality=quality) as writer:
-            for buffer, indices in chosen:
-                seeds, successes, infos = buffer.episode_seeds, buffer.episode_success, buffer.episode_info
-                for index in indices:
-                    arrays = buffer.stored_episode(index)
-                    for row in range(len(next(iter(arrays.values())))):
-                        writer.add({key: values[row] for key, values in arrays.items()})
-                    marked = None if successes[index] == UNMARKED else bool(successes[index])
-                    writer.save(int(seeds[index]), success=marked, info=infos[index])
-                    progress()
-            written = writer.n_episodes
-        os.rename(draft, out)
-        sync_folder(out.parent)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{out}: cannot be written: {error}; nothing was changed") from error
-        raise
-    return written
+    with (
+        complete_or_absent(out) as draft,
+        EpisodeWriter(draft, tasks[0], takeover=takeover, jpeg_quality=quality) as writer,
+    ):
+        for buffer, indices in chosen:
+            seeds, successes, infos = buffer.episode_seeds, buffer.episode_success, buffer.episode_info
+            for index in indices:
+                arrays = buffer.stored_episode(index)
+                for row in range(len(next(iter(arrays.values())))):
+                    writer.add({key: values[row] for key, values in arrays.items()})
+                marked = None if successes[index] == UNMARKED else bool(successes[index])
+                writer.save(int(seeds[index]), success=marked, info=infos[index])
+                progress()
+    return writer.n_episodes
 
 
 def replace_with(path: Path, episodes: Sequence[int]) -> Path:

@@ -15,10 +15,12 @@ from mcap.reader import make_reader  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 
 from dp_ros.bridge.bags import raw_bag  # noqa: E402
+from dp_ros.bridge.bags.reading import import_bag  # noqa: E402
 from dp_ros.bridge.clock import to_ns, to_stamp  # noqa: E402
 from dp_ros.bridge.codecs import message_class  # noqa: E402
 from dp_ros.bridge.outputs import encode_command  # noqa: E402
 from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402
+from dp_ros.task import load_task  # noqa: E402
 from test.nodes.test_recorder_node import DT, NAMES, Stage  # noqa: E402
 
 
@@ -132,3 +134,17 @@ def test_the_bag_of_a_recorder_that_was_killed_is_reported(ros_domain: int, tmp_
         assert kept.read_bytes() == b"some messages"
     finally:
         made.close()
+
+
+def test_the_bag_gives_the_rows_of_the_recorder_again(stage: Stage, tmp_path: Path) -> None:
+    start(stage)
+    demonstrate(stage, steps=8)
+    assert stage.call("save").success
+    buffer = ReplayBuffer.open(tmp_path / "x.zarr")
+    bag = tmp_path / buffer.episode_info[0]["raw"]
+    import_bag(bag, load_task("pusht_state"), tmp_path / "again.zarr", lambda: None)
+    again = ReplayBuffer.open(tmp_path / "again.zarr")
+    rows = min(buffer.n_steps, again.n_steps)
+    assert again.n_episodes == 1 and rows >= 7 and abs(buffer.n_steps - again.n_steps) <= 1
+    for key in buffer:
+        np.testing.assert_array_equal(again[key][:rows], buffer[key][:rows], key)
