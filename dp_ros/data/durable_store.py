@@ -132,8 +132,8 @@ def complete_or_absent(out: Path) -> Iterator[Path]:
     except BaseException as error:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
+        elif draft.exists():
+            draft.unlink()
         if isinstance(error, OSError):
             raise UserError(f"{out}: cannot be written: {error}; nothing was changed") from error
         raise
