@@ -42,12 +42,16 @@ class _Format:
 #: import_*(source, task, out, progress, **options) -> what was done, for a person
 SOURCES = {
     "bag": _Format("dp_ros.bridge.bags.reading", "import_bag", "a rosbag2 folder or file, MCAP or SQLite"),
-    "lerobot": _Format("dp_ros.data.formats.lerobot", "import_dataset", "a LeRobot data set, version 3"),
+    "lerobot": _Format(
+        "dp_ros.data.formats.lerobot_import", "import_dataset", "a LeRobot data set, version 3"
+    ),
 }
 #: export_*(buffer, episodes, out, progress, **options) -> what was done, for a person
 TARGETS = {
     "mcap": _Format("dp_ros.bridge.bags.writing", "export_mcap", "a rosbag2 file in MCAP, with ROS messages"),
-    "lerobot": _Format("dp_ros.data.formats.lerobot", "export_dataset", "a LeRobot data set, version 3"),
+    "lerobot": _Format(
+        "dp_ros.data.formats.lerobot_export", "export_dataset", "a LeRobot data set, version 3"
+    ),
     "zip": _Format("dp_ros.data.archive", "export_zip", "one file, which is read like the folder"),
     "rerun": _Format("dp_ros.data.formats.rerun", "export_rrd", "a file that the rerun viewer opens"),
 }
@@ -63,6 +67,12 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
         "--takeover-topic",
         help="bag: on which a policy said that an operator had taken over; marks these steps",
     )
+    parser.add_argument(
+        "--map",
+        nargs="+",
+        metavar="STREAM=FEATURE",
+        help="lerobot: which feature is which stream of the task, or action",
+    )
     parser.add_argument("--min-steps", type=int, help="bag: shorter episodes are left out (default: 2)")
 
 
@@ -71,6 +81,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recording", type=Path)
     parser.add_argument("out", type=Path, help="what to make; must not be there")
     parser.add_argument("--to", dest="format", choices=TARGETS, required=True, help=_listed(TARGETS))
+    parser.add_argument("--codec", help="lerobot: of the videos: av1 (default), h264 or lossless")
     parser.add_argument("--episodes", default=":", help="such as 0:40 (default: all)")
 
 
@@ -81,10 +92,9 @@ def run_import(args: argparse.Namespace) -> int:
         raise UserError(f"{args.recording}: is there already; give another name")
     if not args.source.exists():
         raise UserError(f"{args.source}: is not there; give {SOURCES[args.format].text}")
-    options = {"takeover_topic": args.takeover_topic, "min_steps": args.min_steps}
-    options = {name: value for name, value in options.items() if value is not None}
-    if options and args.format != "bag":
-        raise UserError(f"--{next(iter(options)).replace('_', '-')}: is for bags, this is {args.format}")
+    options = _given(args, {"takeover_topic": "bag", "min_steps": "bag", "map": "lerobot"})
+    if "map" in options:
+        options["names"] = _mapping(options.pop("map"))
     read = SOURCES[args.format].load()
     with Progress(transient=True) as progress:
         bar = progress.add_task("episodes", total=None)
@@ -101,12 +111,34 @@ def run_export(args: argparse.Namespace) -> int:
     episodes = parse_episodes(args.episodes, buffer.n_episodes)
     if args.out.exists():
         raise UserError(f"{args.out}: is there already; give another name")
+    options = _given(args, {"codec": "lerobot"})
     write = TARGETS[args.format].load()
     with Progress(transient=True) as progress:
         bar = progress.add_task("episodes", total=len(episodes))
-        done = write(buffer, episodes, args.out, lambda: progress.advance(bar))
+        done = write(buffer, episodes, args.out, lambda: progress.advance(bar), **options)
     _say(f"{args.out}: {done}")
     return 0
+
+
+def _given(args: argparse.Namespace, of_format: dict[str, str]) -> dict[str, Any]:
+    """Options that were given. Raises UserError if one is for another format."""
+    options = {name: getattr(args, name) for name in of_format if getattr(args, name) is not None}
+    for name in options:
+        if of_format[name] != args.format:
+            raise UserError(f"--{name.replace('_', '-')}: is for {of_format[name]}, this is {args.format}")
+    return options
+
+
+def _mapping(pairs: list[str]) -> dict[str, str]:
+    names = {}
+    for pair in pairs:
+        stream, separator, feature = pair.partition("=")
+        if not (stream and separator and feature):
+            raise UserError(
+                f"--map: got {pair!r}, expected STREAM=FEATURE, such as agent_pos=observation.state"
+            )
+        names[stream] = feature
+    return names
 
 
 def _listed(formats: dict[str, _Format]) -> str:
