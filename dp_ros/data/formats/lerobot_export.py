@@ -158,7 +158,11 @@ class _Dataset:
         parquet_module.write_table(pyarrow.Table.from_pylist(self._episodes), path)
         texts = pyarrow.table({"task_index": list(self._texts.values()), "task": list(self._texts)})
         # pandas, with which LeRobot reads it, makes the column of this name the index.
-        pandas = {"index_columns": ["task"], "columns": [], "column_indexes": []}
+        columns = [
+            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+            for name, kind, numpy in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+        ]
+        pandas = {"index_columns": ["task"], "columns": columns, "column_indexes": []}
         described = texts.replace_schema_metadata({"pandas": json.dumps(pandas)})
         parquet_module.write_table(described, self._folder / TASKS)
         stats = {name: _merged([sums[name] for sums in self._sums]) for name in self._sums[0]}

@@ -5,6 +5,7 @@ Easy to get wrong: frames are found by their time, and a video may have fewer of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +39,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, codec: str, height: int, width: int, fps: float) -> None:
+        os.environ.setdefault("SVT_LOG", "1")  # errors only: the AV1 encoder prints a page about itself
         name, pixels, options = CODECS[codec]
         if pixels == "yuv420p" and (height % 2 or width % 2):
             raise UserError(

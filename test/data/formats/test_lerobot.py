@@ -143,6 +143,15 @@ def test_statistics_are_those_of_all_rows(tmp_path: Path) -> None:
     assert stats["action"]["count"] == [16]
 
 
+def test_pandas_takes_the_tasks_for_the_index_of_their_table(tmp_path: Path) -> None:
+    export_dataset(record(tmp_path / "x.zarr"), range(3), tmp_path / "set", nothing, codec="h264")
+    table = pq.read_table(tmp_path / "set/meta/tasks.parquet")
+    assert table.to_pydict() == {"task_index": [0, 1], "task": ["push 0", "push 1"]}
+    said = table.schema.pandas_metadata
+    assert said["index_columns"] == ["task"]
+    assert [column["field_name"] for column in said["columns"]] == ["task_index", "task"]
+
+
 def public_dataset(folder: Path, length: int = 12) -> Path:
     """A data set as lerobot/pusht has it: other names, rewards, and two episodes in one video."""
     (folder / "meta/episodes/chunk-000").mkdir(parents=True)
