@@ -90,6 +90,9 @@ DESCRIPTIONS = {
     "operator_name": "who demonstrates, saved with each episode",
     "instruction": "what the robot is to do, saved with each episode",
     "use_sim_time": "take time from /clock",
+    "raw_streams": "streams recorded at their own rates, too: none, vectors or all",
+    "jpeg_quality": "pictures are recorded as JPEG of this quality, 1 to 100; 0: lossless",
+    "rerun": "where rerun shows it: spawn opens a viewer, HOST:PORT is one that runs, FILE.rrd keeps it",
 }
 
 
@@ -151,6 +154,8 @@ def console(
     token: str = "",
     operator_name: str = "",
     instruction: str = "",
+    raw_streams: str = "none",
+    jpeg_quality: int = 0,
     seed: int = 100000,
     image_size_px: int = 96,
     use_sim_time: bool = False,
@@ -158,6 +163,7 @@ def console(
     """The web console with a recorder and, unless model is empty, a policy; for the simulated robot or a real one."""
     shared: dict[str, Parameter] = {"task": _task(task), "use_sim_time": use_sim_time}
     texts: dict[str, Parameter] = {"operator_name": operator_name, "instruction": instruction}
+    texts |= {"raw_streams": raw_streams, "jpeg_quality": jpeg_quality}
     served: dict[str, Parameter] = {"host": host, "port": port, "token": token}
     if sim:
         served |= {"plane": [0.0, 0.0, 512.0, 512.0], "speed": [300.0, 300.0]}
@@ -207,11 +213,32 @@ def policy(
     return Bringup("policy", (node,))
 
 
+def view(*, task: str, rerun: str = "spawn", use_sim_time: bool = False) -> Bringup:
+    """What a robot that runs already sees and does, in the rerun viewer."""
+    return Bringup("view", (_view(_task(task), rerun, use_sim_time),))
+
+
+def with_view(bringup: Bringup, rerun: str) -> Bringup:
+    """The same with a node that shows it in the rerun viewer.
+
+    Raises:
+        UserError: if none of its nodes names a task.
+    """
+    given = [node.parameters for node in bringup.nodes]
+    task = next((str(p["task"]) for p in given if p.get("task")), "")
+    if not task:
+        raise UserError(f"--rerun: {bringup.name} needs task:=..., which says what there is to show")
+    sim_time = any(parameters.get("use_sim_time") for parameters in given)
+    node = replace(_view(task, rerun, sim_time), required=False)
+    return replace(bringup, nodes=(*bringup.nodes, node))
+
+
 BRINGUPS: dict[str, Callable[..., Bringup]] = {
     "pusht_demo": pusht_demo,
     "collect": collect,
     "console": console,
     "policy": policy,
+    "view": view,
 }
 
 
@@ -275,6 +302,11 @@ def _policy(task: str, model: str, **parameters: Parameter) -> NodeSpec:
     return NodeSpec(
         "policy", "policy_node", {"task": _task(task), "model": model_folder(model), **parameters}
     )
+
+
+def _view(task: str, rerun: str, use_sim_time: bool) -> NodeSpec:
+    where = str(Path(rerun).absolute()) if rerun.endswith(".rrd") else rerun
+    return NodeSpec("view", "view_node", {"task": task, "rerun": where, "use_sim_time": use_sim_time})
 
 
 def _task(name: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import dp_ros
-from dp_ros.bringup import BRINGUPS, Bringup, NodeSpec, arguments_of, from_text, model_folder
+from dp_ros.bringup import BRINGUPS, Bringup, NodeSpec, arguments_of, from_text, model_folder, with_view
 from dp_ros.errors import UserError
 
 
@@ -20,7 +20,7 @@ def started(bringup: Bringup) -> dict[str, NodeSpec]:
 
 
 def all_bringups(model: str) -> list[Bringup]:
-    required = {"model": model, "out": "demonstrations.zarr"}
+    required = {"model": model, "out": "demonstrations.zarr", "task": "pusht_state"}
     return [
         from_text(name, {a.name: required[a.name] for a in arguments_of(name) if a.name in required})
         for name in BRINGUPS
@@ -42,6 +42,15 @@ def test_every_executable_is_a_module_with_a_main(model: str) -> None:
 def test_every_bringup_has_a_launch_file(model: str) -> None:
     folder = Path(dp_ros.__file__).parent.parent / "launch"
     assert {path.name.removesuffix(".launch.py") for path in folder.glob("*.launch.py")} == set(BRINGUPS)
+
+
+def test_any_bringup_can_be_shown_in_the_viewer(model: str) -> None:
+    nodes = started(with_view(from_text("pusht_demo", {"model": model}), "kept/run.rrd"))
+    assert nodes["view"].parameters["task"] == "pusht_state"
+    assert nodes["view"].parameters["use_sim_time"] is True and not nodes["view"].required
+    assert nodes["view"].parameters["rerun"] == str(Path("kept/run.rrd").absolute())
+    with pytest.raises(UserError, match="needs task:="):
+        with_view(from_text("policy", {"model": model}), "spawn")
 
 
 def test_the_demo_waits_for_the_policy_in_lockstep(model: str) -> None:

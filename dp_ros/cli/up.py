@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dp_ros.bringup import BRINGUPS, Bringup, arguments_of, from_text
+from dp_ros.bringup import BRINGUPS, Bringup, arguments_of, from_text, with_view
 from dp_ros.errors import UserError
 from dp_ros.processes import Echo, running
 
@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-s", "--show-args", action="store_true", help="list the bring-up's arguments and exit"
     )
     parser.add_argument(
+        "--rerun",
+        nargs="?",
+        const="spawn",
+        metavar="WHERE",
+        help="show it in the rerun viewer: opens one, or HOST:PORT of one that runs, or FILE.rrd",
+    )
+    parser.add_argument(
         "--log-dir", type=Path, metavar="FOLDER", help="also write one log file for each node"
     )
 
@@ -42,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         Console().print(_arguments_table(args.bringup))
         return 0
     bringup = from_text(args.bringup, _pairs(args.arguments))
+    if args.rerun:
+        bringup = with_view(bringup, args.rerun)
     with running(bringup, log_dir=args.log_dir, echo=_prefixed(bringup)) as processes:
         for name, pid in processes.pids.items():
             print(f"dp-ros up: {name} started (process {pid})", file=sys.stderr)
