@@ -18,6 +18,8 @@ from rosbags.highlevel import AnyReader
 from dp_ros.errors import UserError
 
 FILES = (".mcap", ".db3")
+#: Ending of raw bags that were never completed.
+UNFINISHED = ".unfinished.mcap"
 _MAGIC = b"\x89MCAP0\r\n"
 _CHUNK, _CHUNK_INDEX_HEADER = 0x06, struct.Struct("<QQQ")
 #: A chunk holds a few messages, or one large one.
@@ -25,7 +27,7 @@ MAX_CHUNK_BYTES = 2**29
 
 
 def bags_of(source: Path) -> list[Path]:
-    """The bag at `source`, or those in that folder, sorted by name.
+    """The bag at `source`, or those in that folder, sorted by name, but what a killed recorder left unfinished.
 
     Raises:
         UserError: if there is none.
@@ -39,6 +41,7 @@ def bags_of(source: Path) -> list[Path]:
     if (source / "metadata.yaml").is_file():
         return [source]
     found = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
+    found = [path for path in found if not path.name.endswith(UNFINISHED)]
     found = [
         path
         for path in found

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mcap.writer import CompressionType, Writer
 
+from dp_ros.bridge.bags.bag_files import UNFINISHED
 from dp_ros.data.durable_store import PARTIAL, sync_folder
 
 #: Messages that wait for the disk may take so much memory.
@@ -180,5 +181,5 @@ def set_aside_unfinished(folder: Path) -> list[Path]:
     kept = []
     for partial in sorted(folder.glob(f".*{SUFFIX}{PARTIAL}")):
         name = partial.name.removeprefix(".").removesuffix(f"{SUFFIX}{PARTIAL}")
-        kept.append(partial.rename(folder / f"{name}.unfinished{SUFFIX}"))
+        kept.append(partial.rename(folder / f"{name}{UNFINISHED}"))
     return kept

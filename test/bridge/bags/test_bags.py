@@ -216,6 +216,7 @@ def test_a_folder_of_bags_becomes_one_recording(tmp_path: Path) -> None:
         bag.demonstrate(task, T0 - k * 10**12, 5 + k)
         bag.close()
     (tmp_path / "bags" / "notes.txt").write_text("not a bag")
+    (tmp_path / "bags" / "killed.unfinished.mcap").write_bytes(b"half of one")
     assert import_bag(tmp_path / "bags", task, tmp_path / "y.zarr", nothing).startswith("3 episodes")
     infos = ReplayBuffer.open(tmp_path / "y.zarr").episode_info
     assert [info["bag"] for info in infos] == ["nr_0", "nr_1", "nr_2"]
