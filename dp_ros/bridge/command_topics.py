@@ -18,6 +18,10 @@ from dp_ros.runtime.demonstration import CommandTrack, DemonstrationRows
 from dp_ros.task import TaskSpec
 
 GRIPPER_TYPE, TAKEOVER_TYPE = "std_msgs/msg/Float64MultiArray", "dp_ros/msg/Takeover"
+#: Between the operator's last command and the policy's first: its timeout, and an inference.
+TAKEOVER_HOLD_NS = 1_500_000_000
+#: Rows wait that long for the policy to notice, and say, that the operator took over.
+TAKEOVER_NOTICED_NS = 100_000_000
 #: A setpoint is for now; one that is stamped this far from its arrival comes from another clock.
 STAMP_TOLERANCE_NS = 1_000_000_000
 

@@ -28,7 +28,7 @@ from dp_ros.bridge.bags.raw_bag import BagProblem
 from dp_ros.bridge.bags.raw_intake import RawIntake
 from dp_ros.bridge.clock import to_ns, to_stamp
 from dp_ros.bridge.command_intake import CommandIntake
-from dp_ros.bridge.command_topics import command_topics
+from dp_ros.bridge.command_topics import TAKEOVER_NOTICED_NS, command_topics
 from dp_ros.bridge.lockstep import DONE_TOPIC, LockstepParticipant
 from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.qos import latched_qos, reliable_qos
@@ -46,8 +46,6 @@ WATCH_S = 0.02
 STATUS_S = 0.5
 #: Rows that wait for the disk may take so much memory.
 WAITING_BYTES = 2**29
-#: Rows wait that long for the policy to notice, and say, that the operator took over.
-TAKEOVER_NOTICED_NS = 100_000_000
 
 
 class RecorderNode(Node):

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from dp_ros.bridge.bags.raw_intake import RawStreams
+from dp_ros.bridge.command_topics import TAKEOVER_HOLD_NS
 from dp_ros.bridge.parameters import declare
 from dp_ros.data.layout import NO_SEED
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec, load_task
-
-#: Between the operator's last command and the policy's first: its timeout, and an inference.
-TAKEOVER_HOLD_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def declared_options(node: Any) -> RecorderOptions:
         out=out,
         lockstep=lockstep,
         operator=operator,
-        hold_ns=max(hold_ns, round(1e9 * TAKEOVER_HOLD_S)) if takeover_topic else hold_ns,
+        hold_ns=max(hold_ns, TAKEOVER_HOLD_NS) if takeover_topic else hold_ns,
         operator_topic=operator_topic if takeover_topic else "",
         takeover_topic=takeover_topic,
         low_disk_bytes=low_mb * 1_000_000,

@@ -97,9 +97,11 @@ class ViewNode(Node):
         if problem is not None or newest_ns is None:
             return
         picture = self._task.observations[key].is_image
-        due_ns = self._shown_ns[key] + (self._picture_ns if picture else 1)
-        if not 0 <= newest_ns - due_ns and newest_ns > self._shown_ns[key] - self._picture_ns:
-            return  # shown already, or too soon; after a clock that was set back it goes on
+        shown_ns = self._shown_ns[key]
+        too_soon = newest_ns < shown_ns + (self._picture_ns if picture else 1)
+        set_back = newest_ns < shown_ns - self._picture_ns  # the clock, and it goes on from there
+        if too_soon and not set_back:
+            return
         self._shown_ns[key] = newest_ns
         self._at(newest_ns)
         self._log.observation(key, self._rows.buffer.sample(key, newest_ns), lossy=True)

@@ -109,6 +109,15 @@ def test_a_discarded_episode_leaves_no_bag(stage: Stage, tmp_path: Path) -> None
     assert list((tmp_path / "x.raw").iterdir()) == []
 
 
+def test_an_episode_of_which_no_step_came_leaves_no_bag(stage: Stage, tmp_path: Path) -> None:
+    start(stage)
+    stage.recorder._end("a reason")
+    start(stage)
+    demonstrate(stage, steps=2)
+    assert stage.call("save").success
+    assert len(list((tmp_path / "x.raw").iterdir())) == 1
+
+
 def test_a_bag_that_falls_behind_ends_the_recording_and_the_rows_can_be_saved(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

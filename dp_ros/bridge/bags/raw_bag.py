@@ -166,7 +166,7 @@ class RawBag:
                     message.publish_ns,
                     message.sequence % 2**32,
                 )
-            except OSError as error:
+            except Exception as error:  # also of what cannot be stored, such as a time before 1970
                 with self._changed:
                     self._problem = f"{self.path}: {error}"
                     self._waiting.clear()

@@ -73,6 +73,7 @@ class RawIntake:
 
     def begin(self) -> None:
         """Begin the bag of an episode. Raises BagProblem if it cannot be made."""
+        self.discard()  # of an episode of which no step came
         self.problem = ""
         self._bag = RawBag(self._folder, self._topics)
         self._taking = True

@@ -19,7 +19,7 @@ from dp_ros.bridge.bags.bag_files import bags_of, messages_of, topics_of
 from dp_ros.bridge.bags.episode_marks import MARK_TOPIC, MARK_TYPE, EpisodeMark
 from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.codecs import CodecProblem, decode, message_class
-from dp_ros.bridge.command_topics import CommandTopic, command_topics
+from dp_ros.bridge.command_topics import TAKEOVER_HOLD_NS, TAKEOVER_NOTICED_NS, CommandTopic, command_topics
 from dp_ros.data.durable_store import complete_or_absent
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.layout import NO_SEED
@@ -29,7 +29,7 @@ from dp_ros.runtime.observation import BadObservation, ObservationProblem
 from dp_ros.task import TaskSpec
 
 #: As the recorder's parameters have them.
-HOLD_STEPS, TAKEOVER_HOLD_NS = 3.0, 1_500_000_000
+HOLD_STEPS = 3.0
 OPERATOR_TOPIC = "/policy/operator"
 #: Shorter stretches are no demonstration.
 MIN_STEPS = 2
@@ -221,6 +221,8 @@ class _Cutter:
 
     def _ready(self, time_ns: int, now_ns: int) -> bool:
         """Whether everything that belongs to `time_ns` is here, or will not come any more."""
+        if self._rows.takeovers is not None and now_ns < time_ns + TAKEOVER_NOTICED_NS:
+            return False
         buffer = self._rows.buffer
         late = any((buffer.newest_ns(key) or 0) < time_ns for key in self._task.observations)
         return not late or now_ns - time_ns > self._max_age_ns

@@ -239,7 +239,12 @@ class _Dataset:
                 raise UserError(f"{path}: lacks {', '.join(sorted(missing))}")
             if any(opened.metadata.row_group(k).num_rows > MAX_ROWS for k in range(opened.num_row_groups)):
                 raise UserError(f"{path}: claims to have more than {MAX_ROWS} rows in a group")
+            schema = opened.metadata.schema  # a column of pictures has several leaves
+            at = next(k for k in range(len(schema)) if schema.column(k).path == "episode_index")
             for group in range(opened.num_row_groups):
+                known = opened.metadata.row_group(group).column(at).statistics
+                if known is not None and known.has_min_max and not known.min <= number <= known.max:
+                    continue
                 numbers = opened.read_row_group(group, columns=["episode_index"]).column(0).to_pylist()
                 chosen = [k for k, value in enumerate(numbers) if value == number]
                 if not chosen:

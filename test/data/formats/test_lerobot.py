@@ -228,7 +228,7 @@ def test_pictures_in_the_tables_are_read_too(tmp_path: Path) -> None:
     path = source / "data/chunk-000/file-000.parquet"
     encoded = [cv2.imencode(".png", picture((96, 96, 3), k)[..., ::-1])[1].tobytes() for k in range(4)]
     pictures = pa.array([{"bytes": data, "path": None} for data in encoded])
-    pq.write_table(pq.read_table(path).append_column("observation.image", pictures), path)
+    pq.write_table(pq.read_table(path).add_column(0, "observation.image", pictures), path)
     change_info(source, lambda info: info["features"]["observation.image"].update(dtype="image"))
     task = load_task("pusht_image")
     import_dataset(source, task, tmp_path / "y.zarr", nothing)
