@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import partial
 from pathlib import Path
 
 from dp_ros.errors import UserError
 from dp_ros.inference.engine import CheckedEngine, Engine
 from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, ManifestError, load_manifest
+from dp_ros.inference.thread_count import available_cores, fastest_engine
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +33,15 @@ def load_engine(
         folder: the model folder.
         engine: `native`, `native_int8` (with weights of 8 bits), `onnx`, `torch`, or `auto`: compiled code where it
             suits model and machine, else ONNX Runtime where it is installed and the folder has a graph.
-        threads: CPU threads of one inference.
+        threads: CPU threads of one inference; 0 measures how many are worth it, one core being left to others. The
+            shipped models give the same bits with any number.
         num_inference_steps: denoising steps; the onnx engine cannot take another number than the manifest says.
 
     Raises:
         UserError: if the folder cannot be used, or the engine cannot do what was asked.
     """
-    if threads < 1:
-        raise UserError(f"threads: got {threads}, expected at least 1")
+    if threads < 0:
+        raise UserError(f"threads: got {threads}, expected 1 or more, or 0 to have it measured")
     folder = Path(folder)
     manifest = load_manifest(folder, verify=False)
     if num_inference_steps is not None and not manifest.network.denoises:
@@ -51,30 +54,40 @@ def load_engine(
             f"num_inference_steps: got {num_inference_steps}, expected 1 to {manifest.sampler.train_steps}"
         )
     chosen = choose_engine(manifest, engine, num_inference_steps)
-    loaded: CheckedEngine
+    make = partial(_engine, folder, manifest, chosen, num_inference_steps)
+    if threads:
+        loaded = make(threads)
+        loaded.warm_up()
+        return loaded
+    measured, count, times_s = fastest_engine(make, available_cores())
+    took = ", ".join(f"{n}: {1e3 * time_s:.2f} ms" for n, time_s in times_s.items())
+    why = f"measured, {took}" if took else f"of {available_cores()} core(s) one is left to others"
+    log.info("%d thread(s) for an inference: %s", count, why)
+    return measured
+
+
+def _engine(
+    folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, threads: int
+) -> CheckedEngine:
+    """An engine of one kind, not warm. Raises UserError."""
     if chosen in ("native", "native_int8"):
         _require(folder, manifest, WEIGHTS_FILE, chosen)
         from dp_ros.inference.native.engine import NativeEngine
 
-        loaded = NativeEngine(folder, manifest, threads, num_inference_steps, int8=chosen == "native_int8")
-    elif chosen == "onnx":
+        return NativeEngine(folder, manifest, threads, num_inference_steps, int8=chosen == "native_int8")
+    if chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
         from dp_ros.inference.onnx import OnnxEngine
 
-        loaded = OnnxEngine(folder, manifest, threads, num_inference_steps)
-    elif chosen == "torch":
-        _require(folder, manifest, WEIGHTS_FILE, "torch")
-        if importlib.util.find_spec("torch") is None:
-            raise UserError(
-                "engine torch: torch is not installed; `pip install -e '.[train]'`, or engine onnx"
-            )
-        from dp_ros.inference.torch import TorchEngine
+        return OnnxEngine(folder, manifest, threads, num_inference_steps)
+    if chosen != "torch":
+        raise UserError(f"engine: got {chosen!r}, expected one of {', '.join(ENGINES)}")
+    _require(folder, manifest, WEIGHTS_FILE, "torch")
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("engine torch: torch is not installed; `pip install -e '.[train]'`, or engine onnx")
+    from dp_ros.inference.torch import TorchEngine
 
-        loaded = TorchEngine.load(folder, manifest, threads, num_inference_steps)
-    else:
-        raise UserError(f"engine: got {engine!r}, expected one of {', '.join(ENGINES)}")
-    loaded.warm_up()
-    return loaded
+    return TorchEngine.load(folder, manifest, threads, num_inference_steps)
 
 
 def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps: int | None = None) -> str:

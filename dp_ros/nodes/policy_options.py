@@ -53,7 +53,14 @@ def declare_parameters(node: Any) -> None:
     declare(node, "task", "", "task file or name; empty: the model's own")
     declare(node, "model", "", "model folder with a manifest.json")
     declare(node, "engine", "auto", "what runs the model", choices=tuple(ENGINES))
-    declare(node, "threads", 1, "processor threads of one inference", low=1, high=64)
+    declare(
+        node,
+        "threads",
+        0,
+        "processor threads of one inference; 0: as many as a measurement at start-up finds worth it",
+        low=0,
+        high=64,
+    )
     declare(node, "num_inference_steps", 0, "DDIM steps; 0: as the model says", low=0, high=1000)
     declare(
         node,
