@@ -193,10 +193,6 @@ class ObservationIntake:
             for key, spec in task.observations.items()
         }
 
-    def connected(self, key: str) -> bool:
-        """Whether a publisher is connected to a stream's subscription."""
-        return bool(self._subscriptions[key].get_publisher_count())
-
     def off_thread(self, key: str) -> bool:
         """Whether a stream is decoded in a thread of its own."""
         return key in self._threads

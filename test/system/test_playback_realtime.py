@@ -187,6 +187,8 @@ def play_to_another_node(robot: Robot, live: Recorder) -> None:
     waiting = [m for m in live.messages if first - 5 * TASK.dt_ns <= m[1] <= last]
     shown_ns, seen_ns = waiting[0][1], robot.now_ns()
 
+    shown: list[tuple[str, Any]] = []
+
     def play(until_ns: int, speed: float = 1.0) -> bool:
         """Let simulated time go on, at most to a time, and publish what is due; whether it is there."""
         nonlocal shown_ns, seen_ns
@@ -194,6 +196,7 @@ def play_to_another_node(robot: Robot, live: Recorder) -> None:
         shown_ns, seen_ns = min(shown_ns + round(speed * (now_ns - seen_ns)), until_ns), now_ns
         while waiting and waiting[0][1] <= shown_ns:
             key, _, message = waiting.pop(0)
+            shown.append((key, message))
             publishers[key].publish(message)
         clock.publish(Clock(clock=to_stamp(shown_ns)))
         return shown_ns == until_ns
@@ -203,6 +206,10 @@ def play_to_another_node(robot: Robot, live: Recorder) -> None:
         return lambda: condition() or (play(first + TASK.dt_ns // 2, 0.01) and None)
 
     def ready() -> bool:
+        # A publisher may know the node's subscription before that knows the publisher, and what is published then is
+        # lost. What has come already is ignored.
+        for key, message in shown:
+            publishers[key].publish(message)
         return any(status.state == "idle" and not status.reason for status in robot.statuses)
 
     with running(node("replace", use_sim_time=True)):
