@@ -193,6 +193,10 @@ class ObservationIntake:
             for key, spec in task.observations.items()
         }
 
+    def connected(self, key: str) -> bool:
+        """Whether a publisher is matched with a stream's subscription: what it sends now will arrive."""
+        return bool(self._subscriptions[key].get_publisher_count())
+
     def off_thread(self, key: str) -> bool:
         """Whether a stream is decoded in a thread of its own."""
         return key in self._threads
