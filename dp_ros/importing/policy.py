@@ -25,6 +25,15 @@ from dp_ros.task import TaskSpec
 from dp_ros.task.spec import FILL_IN
 
 _SCHEDULE = "squaredcos_cap_v2"
+#: Options of the schedulers of diffusers that change what is drawn, each with the only value that is supported, its default.
+_SCHEDULER_DEFAULTS: dict[str, Any] = {
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "timestep_spacing": "leading",
+    "thresholding": False,
+    "rescale_betas_zero_snr": False,
+    "trained_betas": None,
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,9 @@ def sampler_of(
     schedule = scheduler.get("beta_schedule", "linear")
     if schedule != _SCHEDULE:
         raise UserError(f"{source}: beta_schedule: got {schedule!r}, supported is {_SCHEDULE!r}")
+    for key, wanted in _SCHEDULER_DEFAULTS.items():
+        if (found := scheduler.get(key, wanted)) != wanted:
+            raise UserError(f"{source}: noise scheduler, {key}: got {found!r}, supported is {wanted!r}")
     clip_range = scheduler.get("clip_sample_range", 1.0)
     if scheduler.get("clip_sample", True) and clip_range != 1.0:
         raise UserError(f"{source}: clip_sample_range: got {clip_range}, supported is 1.0")
@@ -67,10 +79,10 @@ def sampler_of(
     if method == "ddpm" and variance != "fixed_small":
         raise UserError(f"{source}: variance_type: got {variance!r}, supported is 'fixed_small'")
     train_steps = scheduler.get("num_train_timesteps", 1000)
-    if num_inference_steps and train_steps % num_inference_steps:
+    if method == "ddpm" and num_inference_steps and train_steps % num_inference_steps:
         raise UserError(
             f"{source}: num_inference_steps {num_inference_steps} does not divide num_train_timesteps {train_steps}; "
-            "versions of diffusers space such steps differently, so set a number that does"
+            "versions of diffusers space such steps of DDPM differently, so set a number that does"
         )
     try:
         return SamplerSpec(

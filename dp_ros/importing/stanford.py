@@ -31,6 +31,10 @@ _SCHEDULERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
 #: Options that must have this value, and what the policy does by default.
 _REQUIRED = {"obs_as_global_cond": (True, False), "oa_step_convention": (True, False)}
 _REQUIRED |= {"pred_action_steps_only": (False, False), "n_latency_steps": (0, 0)}  # type: ignore[dict-item]
+#: Further options of the policy go to the scheduler at every step; these are known, and must have this value.
+_STEP_OPTIONS = {"eta": 0.0, "use_clipped_model_output": False}
+_OPTIONS = {"model", "noise_scheduler", "horizon", "obs_dim", "action_dim", "n_action_steps", "n_obs_steps"}
+_OPTIONS |= {"num_inference_steps", "obs_as_local_cond", *_REQUIRED}
 
 
 def load_stanford(path: Path, name: str, rate_hz: float, task: TaskSpec | None = None) -> Policy:
@@ -43,6 +47,7 @@ def load_stanford(path: Path, name: str, rate_hz: float, task: TaskSpec | None =
     for key, (wanted, default) in _REQUIRED.items():
         if (found := _option(config, policy, key, default, source)) != wanted:
             raise UserError(f"{source}: {key}: got {found!r}, supported is {wanted}")
+    _check_step_options(policy, _OPTIONS, f"{source}.policy")
     steps, horizon, n_action_steps = (
         _whole(config, policy, key, source) for key in ("n_obs_steps", "horizon", "n_action_steps")
     )
@@ -68,6 +73,17 @@ def load_stanford(path: Path, name: str, rate_hz: float, task: TaskSpec | None =
         limits = _limits(state, normalization["action"])
         task = derived_task(name, timing, {"obs": len(normalization["obs"].scale)}, limits)
     return assemble(unet, task, timing, normalization, sampler, str(path))
+
+
+def _check_step_options(policy: Mapping[str, Any], known: set[str], source: str) -> None:
+    """Raise UserError for an option that the policy would give to `scheduler.step`, and that changes the actions."""
+    for key in (key for key in policy if key not in known and not key.startswith("_")):
+        if key not in _STEP_OPTIONS:
+            raise UserError(
+                f"{source}.{key}: is not known, so it would be given to the noise scheduler; remove it"
+            )
+        if policy[key] != _STEP_OPTIONS[key]:
+            raise UserError(f"{source}.{key}: got {policy[key]!r}, supported is {_STEP_OPTIONS[key]!r}")
 
 
 def _affine(state: Mapping[str, Tensor], key: str, path: Path) -> Affine:

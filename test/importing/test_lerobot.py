@@ -73,9 +73,9 @@ def write(folder: Path, *, old: bool = False, scaled: bool = True, **changes: An
 
 
 @pytest.mark.parametrize(
-    ("old", "scaled", "method", "steps"), [(False, True, "ddim", 4), (True, False, "ddpm", 5)]
+    ("old", "scaled", "method", "steps"), [(False, True, "ddim", 8), (True, False, "ddpm", 5)]
 )
-def test_the_imported_folder_draws_what_lerobot_draws_in_both_engines(
+def test_the_imported_folder_draws_what_lerobot_draws_in_every_engine(
     tmp_path: Path, old: bool, scaled: bool, method: str, steps: int
 ) -> None:
     unet = write(
@@ -93,7 +93,7 @@ def test_the_imported_folder_draws_what_lerobot_draws_in_both_engines(
     observed = torch.cat([(torch.from_numpy(state) - MEAN) / STD, torch.from_numpy(env)], -1).flatten()[None]
     wanted = draw(unet, observed, torch.from_numpy(noise)[None], method, steps, num_train_timesteps=20)[0]
     wanted = (wanted + 1) / 2 * (HIGH - LOW) + LOW
-    for name in ("onnx", "torch"):
+    for name in ("native", "onnx", "torch"):
         engine = load_engine(tmp_path / "ours", name)
         found = engine.sample({"state": state, "environment_state": env}, noise)
         np.testing.assert_allclose(found / HIGH.numpy(), wanted / HIGH, atol=1e-4)
@@ -139,6 +139,10 @@ def test_limits_are_the_range_that_was_learnt_from_whatever_the_normalisation() 
         ({"n_obs_steps": 3}, "the network takes 14 values as its observation"),
         ({"clip_sample_range": 2.0}, "clip_sample_range: got 2.0"),
         ({"noise_scheduler_type": "EULER"}, "method: got 'euler'"),
+        (
+            {"noise_scheduler_type": "DDPM", "num_inference_steps": 6},
+            "num_inference_steps 6 does not divide num_train_timesteps 20",
+        ),
         (
             {"input_features": {"observation.image": {"type": "VISUAL", "shape": [3, 96, 96]}}},
             "input observation.image: supported are",

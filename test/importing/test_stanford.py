@@ -14,6 +14,7 @@ import torch
 
 from dp_ros.cli.main import main
 from dp_ros.errors import UserError
+from dp_ros.importing.policy import sampler_of
 from dp_ros.importing.stanford import load_stanford
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
@@ -65,14 +66,14 @@ def write(
     return unet.eval()
 
 
-def test_the_imported_folder_draws_what_the_reference_draws_in_both_engines(tmp_path: Path) -> None:
+def test_the_imported_folder_draws_what_the_reference_draws_in_every_engine(tmp_path: Path) -> None:
     unet = write(tmp_path / "a.ckpt")
     assert main(["import", "stanford", str(tmp_path / "a.ckpt"), str(tmp_path / "ours")]) == 0
     obs = np.random.default_rng(1).normal(size=(2, OBS)).astype(np.float32)
     noise = sampling_noise(0, 0, (8, ACTION))
     observed = (torch.from_numpy(obs) * SCALES["obs"] + OFFSETS["obs"]).flatten()[None]
     drawn = draw(unet, observed, torch.from_numpy(noise)[None], "ddpm", 5, num_train_timesteps=20)[0]
-    for name in ("onnx", "torch"):
+    for name in ("native", "onnx", "torch"):
         found = load_engine(tmp_path / "ours", name).sample({"obs": obs}, noise)
         wanted = (drawn - OFFSETS["action"]) / SCALES["action"]
         np.testing.assert_allclose(found * SCALES["action"].numpy(), wanted * SCALES["action"], atol=1e-4)
@@ -144,12 +145,36 @@ def test_a_configuration_of_omegaconf_is_read_as_data(
         ({"obs_as_global_cond": False}, "obs_as_global_cond: got False"),
         ({"horizon": None}, "horizon: got None, expected a whole number"),
         ({"noise_scheduler": {"_target_": "x.PNDM"}}, "noise_scheduler: got 'PNDM'"),
+        ({"eta": 1.0}, "policy.eta: got 1.0, supported is 0.0"),
+        ({"use_clipped_model_output": True}, "use_clipped_model_output: got True, supported is False"),
+        ({"guidance": 2.0}, "policy.guidance: is not known, so it would be given to the noise scheduler"),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write(tmp_path / "a.ckpt", **changes)
     with pytest.raises(UserError, match=message):
         load_stanford(tmp_path / "a.ckpt", "imported", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("set_alpha_to_one", False, "True"),
+        ("steps_offset", 1, "0"),
+        ("timestep_spacing", "trailing", "'leading'"),
+        ("thresholding", True, "False"),
+        ("rescale_betas_zero_snr", True, "False"),
+        ("trained_betas", [0.1, 0.2], "None"),
+    ],
+)
+def test_options_of_the_scheduler_that_change_the_actions_are_refused(
+    option: str, value: Any, wanted: str
+) -> None:
+    scheduler = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 20}
+    defaults = {"set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading"}
+    assert sampler_of(scheduler | defaults, "ddim", 8, "their").num_inference_steps == 8
+    with pytest.raises(UserError, match=f"their: noise scheduler, {option}: got .*, supported is {wanted}"):
+        sampler_of(scheduler | {option: value}, "ddim", 4, "their")
 
 
 def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
