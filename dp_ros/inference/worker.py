@@ -34,6 +34,7 @@ class InferenceResult:
         actions: what was sampled, None if that failed.
         problem: why, for a person.
         inference_ns: wall time that it took, from its submission on.
+        model_id: of the engine that ran, which another may have replaced since.
         alternatives: further samples for the same observations, if this was asked for with `sample_alternatives`.
     """
 
@@ -41,6 +42,7 @@ class InferenceResult:
     actions: Actions | None
     problem: str
     inference_ns: int
+    model_id: str
     alternatives: tuple[Actions, ...] | None = None
 
 
@@ -121,7 +123,8 @@ class InferenceWorker:
                     () if job.alternatives is not None else None,
                 )
             took_ns = time.monotonic_ns() - job.submitted_ns
-            self._results.put(InferenceResult(job.request, actions, problem, took_ns, alternatives))
+            model_id = self._engine.manifest.model_id
+            self._results.put(InferenceResult(job.request, actions, problem, took_ns, model_id, alternatives))
             self._wake()
 
     def _alternatives(self, job: _Job) -> tuple[Actions, ...]:

@@ -22,7 +22,7 @@ from dp_ros.errors import UserError
 from dp_ros.inference.engine import Engine
 from dp_ros.inference.worker import InferenceResult, InferenceWorker
 from dp_ros.nodes.policy_goal import PolicyGoal
-from dp_ros.nodes.policy_options import execution_of, read_options, require_other_topic
+from dp_ros.nodes.policy_options import read_setup
 from dp_ros.nodes.policy_state import controller_silent, could_begin, progress, refusal, standstill, state_of
 from dp_ros.nodes.policy_view import PolicyView
 from dp_ros.runtime.controller import Controller, Stop
@@ -30,8 +30,7 @@ from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.observation import BadObservation
 from dp_ros.runtime.outlet import outright
 from dp_ros.runtime.safety import BadAction
-from dp_ros.runtime.supervisor import CONTROLLER_SILENT, INFERENCE_FAILED, Verdict
-from dp_ros.task import TaskSpec, load_task
+from dp_ros.runtime.supervisor import CONTROLLER_SILENT, INFERENCE_FAILED, StopLatch, Verdict
 
 #: Period of the watch that works also when simulated time stands still, wall time.
 WATCH_S = 0.05
@@ -47,24 +46,19 @@ class PolicyLoop:
         node: lifecycle node with the parameters of `policy_options`.
         engine: model.
         goals_allowed: whether the node is active.
+        stop_latch: of the emergency stop, which outlives this.
 
     Raises:
-        UserError: if task, model and parameters do not go together; nothing is left behind.
+        UserError: if task, model and parameters do not go together, or commands cannot be sent; nothing is left behind.
     """
 
-    def __init__(self, node: Any, engine: Engine, goals_allowed: Callable[[], bool]) -> None:
+    def __init__(
+        self, node: Any, engine: Engine, goals_allowed: Callable[[], bool], stop_latch: StopLatch
+    ) -> None:
         self._node, self._goals_allowed = node, goals_allowed
-        name = self._node.get_parameter("task").value
-        task = load_task(name) if name else engine.task
-        task.require_filled_in()
-        task.require_same_policy(engine.task)
-        self._options = o = read_options(node)
-        if o.lockstep and task.action.output != "trajectory":
-            raise UserError(f"task {task.name}: output is {task.action.output}; lockstep needs trajectory")
-        execution = execution_of(node, engine.manifest)
-        execution.require(task, engine.prefix)
-        require_other_topic(node, o.operator_topic, task.action)
-        self._task, self._engine = task, engine
+        setup = read_setup(node, engine)
+        self._task, self._engine, self._options = setup.task, engine, setup.options
+        task, execution, o = setup.task, setup.execution, setup.options
         self._controller = Controller(
             task,
             immediate=o.lockstep,
@@ -72,6 +66,7 @@ class PolicyLoop:
             first_lead_s=FIRST_LEAD_S,
             execution=execution,
             safety=o.safety,
+            stop_latch=stop_latch,
             clock=None if o.lockstep else self._now,
         )
         self._pending_ns: int | None = None
@@ -80,14 +75,18 @@ class PolicyLoop:
         self._output_error: Exception | None = None
         self._progress_s = self._status_s = time.monotonic()
         self._guard = self._node.create_guard_condition(self._take_results)
-        self._commands = CommandStream(
-            node,
-            task.action,
-            self._controller.outlet,
-            dry_run=o.dry_run,
-            realtime_priority=o.realtime_priority,
-            on_error=self._output_failed,
-        )
+        try:
+            self._commands = CommandStream(
+                node,
+                task.action,
+                self._controller.outlet,
+                dry_run=o.dry_run,
+                realtime_priority=o.realtime_priority,
+                on_error=self._output_failed,
+            )
+        except UserError:
+            self._node.destroy_guard_condition(self._guard)
+            raise
         self._closed = False
         self._view = PolicyView(node, task, o)
         self._worker = InferenceWorker(engine, self._guard.trigger)
@@ -144,9 +143,9 @@ class PolicyLoop:
         self._worker.change_engine(engine)
 
     @property
-    def engine_task(self) -> TaskSpec:
-        """The task that the model was made for."""
-        return self._engine.task
+    def engine(self) -> Engine:
+        """The model in use."""
+        return self._engine
 
     # --- goals ------------------------------------------------------------------------------------------
 
@@ -276,7 +275,7 @@ class PolicyLoop:
                 continue
             self._inferring = False
             self._inference_ms = result.inference_ns / 1e6
-            self._view.publish_sample(result, self._engine.manifest.model_id)
+            self._view.publish_sample(result)
             self._lockstep_done(self._use(result))
             self._step()
             if not self._inferring and self._view.wanted and result.actions is not None:
@@ -305,7 +304,7 @@ class PolicyLoop:
         except BadAction as problem:
             self.finish(Stop(INFERENCE_FAILED, str(problem)))
             return 0
-        self._view.publish_chunk(chunk, self._engine.manifest.model_id)
+        self._view.publish_chunk(chunk, result.model_id)
         return chunk.start_ns
 
     def _watch(self) -> None:

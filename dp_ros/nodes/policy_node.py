@@ -2,7 +2,7 @@
 
 A lifecycle node. Configuring loads task and model and starts to listen; activating allows goals; nothing is
 commanded outside a goal. What a configured node does is `policy_loop`. Easy to get wrong: every way out of a state
-ends the goal being run first.
+ends the goal being run first, and none releases the emergency stop, whose latch is the node's for that reason.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from dp_ros.errors import UserError
 from dp_ros.inference.engine import Engine
 from dp_ros.nodes.model_swap import ModelSwap, load_model
 from dp_ros.nodes.policy_loop import PolicyLoop
-from dp_ros.nodes.policy_options import declare_parameters
+from dp_ros.nodes.policy_options import declare_parameters, read_setup
 from dp_ros.runtime.controller import Stop
+from dp_ros.runtime.supervisor import StopLatch
 
 
 class PolicyNode(LifecycleNode):
@@ -33,6 +34,7 @@ class PolicyNode(LifecycleNode):
         self.last_error = ""
         self._loop: PolicyLoop | None = None
         self._active = False
+        self._stop_latch = StopLatch()
         self._swap = ModelSwap(self, self._change_model)
         self._log_handler = RosLogHandler(self.get_logger())
         self._log_handler.attach()
@@ -58,6 +60,10 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Allow goals."""
+        if self._loop is None:
+            self.last_error = "no model is in use; clean the node up and configure it again"
+            self.get_logger().error(self.last_error)
+            return TransitionCallbackReturn.FAILURE
         self._active = True
         self.get_logger().info("active: a goal may begin once the streams are there")
         return super().on_activate(state)
@@ -89,7 +95,7 @@ class PolicyNode(LifecycleNode):
             self._loop.finish(Stop(RunPolicy.Result.DEACTIVATED, message))
 
     def _connect(self, engine: Engine) -> None:
-        self._loop = PolicyLoop(self, engine, lambda: self._active)
+        self._loop = PolicyLoop(self, engine, lambda: self._active, self._stop_latch)
 
     def _disconnect(self) -> None:
         loop, self._loop = self._loop, None
@@ -101,12 +107,24 @@ class PolicyNode(LifecycleNode):
         if self._loop is None:
             raise UserError("the node is not configured; set its parameter model and configure it")
         fixed = self._active or bool(self.get_parameter("task").value)
-        if fixed or engine.task.digest() == self._loop.engine_task.digest():
+        if fixed or engine.task.digest() == self._loop.engine.task.digest():
             self._loop.change_engine(engine)
         else:
-            self._disconnect()
-            self._connect(engine)
+            self._change_task(engine, self._loop.engine)
         return engine.manifest.model_id
+
+    def _change_task(self, engine: Engine, before: Engine) -> None:
+        """Connect to the topics of another model's task; where that cannot be, the model before stays in use."""
+        read_setup(self, engine)
+        self._disconnect()
+        try:
+            self._connect(engine)
+        except UserError as error:
+            try:
+                self._connect(before)
+            except UserError as again:
+                raise UserError(f"{error}; nor can the model before be used again: {again}") from None
+            raise
 
 
 def make_node() -> PolicyNode:

@@ -1,7 +1,8 @@
 """Parameters of the policy node: declared once, read when the node is configured.
 
 A change takes effect with the next configuration, so that nothing changes under a goal. Easy to get wrong: the
-default of mode and infer_every is what the model's manifest says, not a value of its own.
+default of mode and infer_every is what the model's manifest says, not a value of its own; and what does not go
+together must be refused by `read_setup`, before the model in use is given up.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dp_ros.bridge.codecs import message_class
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.ticker import WHERE_PERMITTED
 from dp_ros.errors import UserError
+from dp_ros.inference.engine import Engine
 from dp_ros.inference.load import ENGINES
 from dp_ros.inference.manifest import Manifest
 from dp_ros.runtime.execution import MODES, Execution
 from dp_ros.runtime.supervisor import SafetyOptions
-from dp_ros.task import ActionSpec
+from dp_ros.task import ActionSpec, TaskSpec, load_task
 
 AS_MODEL = "model"
 #: Name, default, highest value, description: times in seconds.
@@ -128,6 +131,36 @@ class PolicyOptions:
     marker_frame: str
     marker_width: float
     safety: SafetyOptions
+
+
+@dataclass(frozen=True)
+class PolicySetup:
+    """Task, parameters and way of execution, which go together and with a model."""
+
+    task: TaskSpec
+    options: PolicyOptions
+    execution: Execution
+
+
+def read_setup(node: Any, engine: Engine) -> PolicySetup:
+    """What task and parameters, as they are now, make of a model; sets nothing up.
+
+    Raises:
+        UserError: if they do not go together.
+    """
+    name = node.get_parameter("task").value
+    task = load_task(name) if name else engine.task
+    task.require_filled_in()
+    task.require_same_policy(engine.task)
+    options = read_options(node)
+    if options.lockstep and task.action.output != "trajectory":
+        raise UserError(f"task {task.name}: output is {task.action.output}; lockstep needs trajectory")
+    execution = execution_of(node, engine.manifest)
+    execution.require(task, engine.prefix)
+    require_other_topic(node, options.operator_topic, task.action)
+    if options.operator_topic and options.operator_type:
+        message_class(options.operator_type)
+    return PolicySetup(task, options, execution)
 
 
 def read_options(node: Any) -> PolicyOptions:

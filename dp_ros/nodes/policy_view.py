@@ -79,11 +79,11 @@ class PolicyView:
         self._chunk = chunk
         self._chunks.publish(encode_chunk(chunk, self._task.action.command_names, model_id))
 
-    def publish_sample(self, result: InferenceResult, model_id: str) -> None:
+    def publish_sample(self, result: InferenceResult) -> None:
         """Publish what the policy was asked and answered, whatever becomes of it."""
         if result.actions is not None:
             names = self._task.action.names
-            self._samples.publish(encode_sample(result.request, result.actions, names, model_id))
+            self._samples.publish(encode_sample(result.request, result.actions, names, result.model_id))
 
     def draw(self, controller: Controller, result: InferenceResult, now_ns: int) -> None:
         """Publish the chunk in force and the alternatives to it."""

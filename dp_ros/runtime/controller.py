@@ -42,6 +42,7 @@ from dp_ros.runtime.supervisor import (
     TRACKING_ERROR,
     Reaction,
     SafetyOptions,
+    StopLatch,
     Supervisor,
 )
 from dp_ros.runtime.tracking import Whereabouts
@@ -61,6 +62,7 @@ class Controller:
         first_lead_s: time that planning and sending are thought to take until `lead` has measured them.
         execution: how chunks follow one another.
         safety: of the supervisor.
+        stop_latch: of the emergency stop, which outlives this; None: a new one.
         clock: ROS time, by which a change that was planned for too long is planned again from later; None: planning
             takes no time.
     """
@@ -74,13 +76,14 @@ class Controller:
         first_lead_s: float = 0.0,
         execution: Execution | None = None,
         safety: SafetyOptions | None = None,
+        stop_latch: StopLatch | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._task, self._immediate = task, immediate
         self.lead = Lead(0.0, 0.0) if immediate else Lead(margin_s, first_lead_s)
         self._ready_ns = None if clock is None else (lambda: clock() + self.lead.margin_ns)
         self.execution = execution or Execution()
-        self.supervisor = Supervisor(safety)
+        self.supervisor = Supervisor(safety, stop_latch)
         self._gate = LimitGate(task.action, task.dt_ns / 1e9)
         self._space = ActionSpace(task)
         self._ensemble = TemporalEnsemble(task.action, self.execution.ensemble_decay)

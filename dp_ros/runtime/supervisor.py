@@ -4,7 +4,7 @@ Conditions are reported as they are seen (`report`, and events such as `press_em
 reaction that the worst of them asks for. Every condition has a reason code, a counter of its onsets and, where it
 may last, a time after which it ends the goal. Two clocks come in: ROS time for what robot and policy do, and a
 steady clock for what people and processes do, which goes on when simulated time stands still. Easy to get wrong:
-the emergency stop is latched, so whoever lets go of the button does not clear it.
+the emergency stop is latched, so whoever lets go of the button does not clear it, and neither does a new supervisor.
 """
 
 from __future__ import annotations
@@ -98,18 +98,31 @@ class _Condition:
     steady: bool
 
 
+@dataclass
+class StopLatch:
+    """The emergency stop, which outlives the supervisors that look at it.
+
+    Attributes:
+        message: why it is latched, for a person; empty while it is not.
+    """
+
+    message: str = ""
+
+
 class Supervisor:
     """Keeps track of conditions and decides the reaction; knows no clock of its own.
 
     Args:
         options: limits of time, and choices.
+        latch: of the emergency stop; None: one of its own, which is released.
 
     Attributes:
         counters: onsets of each condition since this was made, by reason code.
     """
 
-    def __init__(self, options: SafetyOptions | None = None) -> None:
+    def __init__(self, options: SafetyOptions | None = None, latch: StopLatch | None = None) -> None:
         self.options = options or SafetyOptions()
+        self._latch = StopLatch() if latch is None else latch
         o = self.options
         never = math.inf
         #: reason: reaction at once, seconds until the goal is aborted, whether those are of the steady clock
@@ -127,7 +140,6 @@ class Supervisor:
         }
         self.counters: Counter[str] = Counter()
         self._active: dict[str, _Condition] = {}
-        self._emergency_stop = ""
         self._deadman_s = self._operator_s = -math.inf
         self._operator = ""
         self._clock: tuple[int, float] | None = None  # ROS time and steady time of the last look
@@ -142,8 +154,8 @@ class Supervisor:
 
     def refusal(self, steady_s: float) -> Verdict:
         """Why a goal must not begin; `Reaction.NONE` if it may."""
-        if self._emergency_stop:
-            return Verdict(Reaction.ABORT, EMERGENCY_STOP, self._emergency_stop)
+        if self._latch.message:
+            return Verdict(Reaction.ABORT, EMERGENCY_STOP, self._latch.message)
         if self.options.deadman_required and not self._deadman_held(steady_s):
             return Verdict(Reaction.HOLD, DEADMAN_RELEASED, "the deadman is not held; hold it first")
         return Verdict()
@@ -152,21 +164,21 @@ class Supervisor:
 
     def press_emergency_stop(self, source: str) -> None:
         """Latch the emergency stop; `source` says who pressed it, for a person."""
-        if not self._emergency_stop:
+        if not self._latch.message:
             self.counters[EMERGENCY_STOP] += 1
-        self._emergency_stop = f"emergency stop by {source}; clear it with the service clear_emergency_stop"
+        self._latch.message = f"emergency stop by {source}; clear it with the service clear_emergency_stop"
 
     def clear_emergency_stop(self, *, goal_running: bool) -> str:
         """Release the latch; returns why not, empty if it is released."""
         if goal_running:
             return "a goal is being run; cancel it first"
-        self._emergency_stop = ""
+        self._latch.message = ""
         return ""
 
     @property
     def emergency_stopped(self) -> bool:
         """Whether the emergency stop is latched."""
-        return bool(self._emergency_stop)
+        return bool(self._latch.message)
 
     def hold_deadman(self, held: bool, steady_s: float) -> None:
         """A deadman message came."""
@@ -203,8 +215,8 @@ class Supervisor:
 
     def watch_people(self, steady_s: float) -> None:
         """Look at emergency stop, deadman and operator."""
-        if self._emergency_stop and EMERGENCY_STOP not in self._active:
-            self._active[EMERGENCY_STOP] = _Condition(steady_s, self._emergency_stop, True)
+        if self._latch.message and EMERGENCY_STOP not in self._active:
+            self._active[EMERGENCY_STOP] = _Condition(steady_s, self._latch.message, True)
         o = self.options
         released = o.deadman_required and not self._deadman_held(steady_s)
         age_s = steady_s - self._deadman_s
