@@ -10,8 +10,9 @@
     dp-ros data merge monday.zarr tuesday.zarr --out week.zarr
     dp-ros data split demos.zarr 0:40 --out train.zarr --rest held_out.zarr
     dp-ros data drop demos.zarr 3,17 --out clean.zarr      or --yes: in its place; the whole one is kept beside it
+    dp-ros data mark demos.zarr 12 --success yes --operator anna     what a person says of it, afterwards
 
-Episodes count from 0; 3,5,10:20 are 3, 5 and 10 to 19. A recording that is there is never written into.
+Episodes count from 0; 3,5,10:20 are 3, 5 and 10 to 19. The steps of a recording that is there are never changed.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from rich.table import Table
 
 from dp_ros.cli import data_formats, replay
 from dp_ros.cli.eval import require_writable
-from dp_ros.data.layout import TAKEOVER, TIMESTAMP
+from dp_ros.data.layout import TAKEOVER, TIMESTAMP, UNMARKED
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
 
 _THUMBNAIL_PX, _COLUMNS = 128, 6  # three pictures of an episode, two episodes a row
+_MARKS = {"yes": 1, "no": 0, "unknown": UNMARKED}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="ZARR", type=Path, help="a new recording (default: in place of this one)"
     )
     one.add_argument("--yes", action="store_true", help="do it in place")
+    one = verb("mark", _mark, "say afterwards how an episode went, who demonstrated and what was to be done")
+    one.add_argument("recording", type=Path)
+    one.add_argument("episode", type=int)
+    one.add_argument("--success", choices=_MARKS, help="how it went")
+    one.add_argument("--instruction", metavar="TEXT", help="what the robot was to do; '' takes it out")
+    one.add_argument("--operator", metavar="NAME", help="who demonstrated; '' takes it out")
+    one.add_argument("--yes", action="store_true", help="also in place of what was said before")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -279,6 +288,26 @@ def _drop(args: argparse.Namespace) -> int:
     console.print(
         f"{args.recording}: {len(kept)} of {buffer.n_episodes} episodes; all of them are in {whole}",
         highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _mark(args: argparse.Namespace) -> int:
+    from dp_ros.data.surgery import Label, label_episode
+
+    texts = {"instruction": args.instruction, "operator": args.operator}
+    given = {key: text for key, text in texts.items() if text is not None}
+    if args.success is None and not given:
+        raise UserError("nothing to say: give --success, --instruction or --operator")
+    label = Label(None if args.success is None else _MARKS[args.success], given)
+    label_episode(args.recording, args.episode, label, replace=args.yes)
+    said = [f"success {args.success}"] if args.success else []
+    said += [f"{key} {text!r}" if text else f"no {key}" for key, text in given.items()]
+    Console().print(
+        f"{args.recording}: episode {args.episode}: {', '.join(said)}",
+        highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     return 0

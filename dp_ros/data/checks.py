@@ -6,6 +6,7 @@ what it says of itself.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from dp_ros.data.layout import ACTION, TIMESTAMP
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
+
+log = logging.getLogger(__name__)
 
 #: Share by which the time between steps may be off what the task says; cameras and clocks are not exact.
 RATE_TOLERANCE = 0.2
@@ -50,6 +53,26 @@ def check_lengths(buffer: ReplayBuffer, task: TaskSpec) -> None:
         raise UserError(
             f"{buffer.path}: its longest episode has {longest} steps, a window of task {task.name} has {task.horizon} "
             f"(horizon); record longer episodes, or lower horizon in the task file"
+        )
+
+
+def check_chunks(buffer: ReplayBuffer) -> None:
+    """Refuse a recording of this project that lacks a part; warn of one by others, who may leave out what is all zero.
+
+    zarr does not tell: what is not there is read as zeros.
+    """
+    for key in buffer:
+        missing = buffer.missing_chunks(key)
+        if not missing:
+            continue
+        if buffer.is_ours:
+            first, after = missing[0]
+            buffer.rows(key, first, buffer.n_steps)
+        first, after = missing[0]
+        log.warning(
+            "%s: data/%s lacks %d chunk(s), first that of rows %d to %d, and is read as zeros there. Whoever wrote it may "
+            "leave out what is zero anyway; if these rows should not be, restore the recording from a copy",
+            buffer.path, key, len(missing), first, after - 1,
         )
 
 

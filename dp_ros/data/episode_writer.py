@@ -10,8 +10,6 @@ episode of another recording beside it, NAME.set_aside.zarr.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -24,15 +22,14 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from dp_ros.data.durable_store import PARTIAL, DurableStore
+from dp_ros.data.episode_index import index_metadata, write_index, write_info
 from dp_ros.data.jpeg_codec import EncodedPicture, Stored, jpeg_codecs, stored_rows
 from dp_ros.data.layout import (
     EPISODE_ENDS,
-    EPISODE_INFO,
     EPISODE_SEED,
     EPISODE_SUCCESS,
     FORMAT,
     FORMAT_VERSION,
-    META_CHUNK_ROWS,
     NO_SEED,
     TAKEOVER,
     TIMESTAMP,
@@ -40,18 +37,14 @@ from dp_ros.data.layout import (
     Array,
     recorded_arrays,
 )
+from dp_ros.data.lock import RecordingError, lock
 from dp_ros.data.new_recording import create_recording
 from dp_ros.data.replay_buffer import ReplayBuffer
-from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
 
 _FLUSH_BYTES = 2**26  # an episode larger than this goes to the disk while it is being recorded
 
 log = logging.getLogger(__name__)
-
-
-class RecordingError(UserError):
-    """An episode or a step that cannot be recorded, or a recording that cannot be appended to."""
 
 
 class EpisodeWriter:
@@ -104,7 +97,7 @@ class EpisodeWriter:
         self._check_same_task(buffer)
         self._read_index(buffer)
         try:
-            self._lock = _lock(self.path)
+            self._lock = lock(self.path)
             buffer = ReplayBuffer.open(self.path)  # again: another writer may have ended since
             self._read_index(buffer)
             self._store = DurableStore(self.path)
@@ -209,10 +202,10 @@ class EpisodeWriter:
                 self._commit_uncertain = True
                 self._flush()
                 self._store.sync()
-                self._write_info(infos)
-                self._write_index(EPISODE_SEED, seeds)
-                self._write_index(EPISODE_SUCCESS, successes)
-                self._write_index(EPISODE_ENDS, ends)
+                write_info(self._store, self.path, infos)
+                write_index(self._store, self.path, EPISODE_SEED, seeds)
+                write_index(self._store, self.path, EPISODE_SUCCESS, successes)
+                write_index(self._store, self.path, EPISODE_ENDS, ends)
         except OSError as error:
             raise RecordingError(
                 f"{self.path}: not saved: {error}; the episode is kept, save again"
@@ -245,7 +238,7 @@ class EpisodeWriter:
                 success=int(self._successes[index]),
             )
             with self._writing():
-                self._write_index(EPISODE_ENDS, self._ends[:index])
+                write_index(self._store, self.path, EPISODE_ENDS, self._ends[:index])
                 self._ends, self._seeds = self._ends[:index], self._seeds[:index]
                 self._successes, self._infos = self._successes[:index], self._infos[:index]
                 self._cut_back()
@@ -259,7 +252,7 @@ class EpisodeWriter:
         self._rows.clear()
         with self._writing():
             if self._commit_uncertain:
-                self._write_index(EPISODE_ENDS, self._ends)
+                write_index(self._store, self.path, EPISODE_ENDS, self._ends)
             if self._written or self._commit_uncertain:
                 self._cut_back()
         return steps
@@ -270,7 +263,7 @@ class EpisodeWriter:
             return
         try:
             # A save that was interrupted after its last write has been seen by readers: it stands.
-            saved = self._index_metadata(EPISODE_ENDS)["shape"][0] > self.n_episodes
+            saved = index_metadata(self.path, EPISODE_ENDS)["shape"][0] > self.n_episodes
             if not saved and (self.n_steps or self._commit_uncertain):
                 self.discard()
         except OSError as error:
@@ -412,39 +405,6 @@ class EpisodeWriter:
         self._store.sync()
         self._written, self._commit_uncertain = 0, False
 
-    def _write_index(self, name: str, values: NDArray[np.int64]) -> None:
-        """Replace `meta/<name>`: values first, then their number, which makes the new one count.
-
-        Where only the last ones go, their number alone is written: their values must not vanish before it.
-        """
-        last = max(0, len(values) - 1) // META_CHUNK_ROWS
-        # An index that an older version did not write is written from its beginning.
-        missing = not (self.path / "meta" / name / ".zarray").exists()
-        metadata = self._index_metadata(EPISODE_ENDS if missing else name)
-        shrinks = not missing and len(values) < metadata["shape"][0]
-        for chunk in () if shrinks else range(0 if missing else last, last + 1):
-            padded = np.zeros(META_CHUNK_ROWS, dtype="<i8")
-            part = values[chunk * META_CHUNK_ROWS : (chunk + 1) * META_CHUNK_ROWS]
-            padded[: len(part)] = part
-            self._store.write(f"meta/{name}/{chunk}", padded.tobytes())
-        self._store.sync()
-        metadata["shape"] = [len(values)]
-        self._store.write(f"meta/{name}/.zarray", json.dumps(metadata, indent=2).encode())
-        self._store.sync()
-
-    def _write_info(self, infos: list[dict[str, str]]) -> None:
-        """Replace what is said of each episode; what is said beyond the last of them does not count."""
-        path = self.path / "meta" / ".zattrs"
-        if not any(infos) and not path.exists():
-            return
-        attributes = json.loads(path.read_bytes()) if path.exists() else {}
-        self._store.write("meta/.zattrs", json.dumps({**attributes, EPISODE_INFO: infos}).encode())
-        self._store.sync()
-
-    def _index_metadata(self, name: str) -> dict[str, Any]:
-        metadata: dict[str, Any] = json.loads((self.path / "meta" / name / ".zarray").read_bytes())
-        return metadata
-
     def _check_same_task(self, buffer: ReplayBuffer) -> None:
         attrs = buffer.attrs
         if attrs.get("format") != FORMAT or attrs.get("format_version") != FORMAT_VERSION:
@@ -479,21 +439,6 @@ class EpisodeWriter:
 def set_aside_path(path: Path) -> Path:
     """Where what was deleted from, or left unfinished in, the recording `path` is kept."""
     return path.with_name(f"{path.stem}.set_aside{path.suffix}")
-
-
-def _lock(path: Path) -> int:
-    """Become the only writer of the recording until the returned descriptor is closed or the process ends."""
-    descriptor = os.open(path / ".zgroup", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if not isinstance(error, BlockingIOError):
-            raise
-        raise RecordingError(
-            f"{path}: another process is recording to it; stop that one or give another file"
-        ) from None
-    return descriptor
 
 
 def _open_for_writing(store: DurableStore) -> dict[str, zarr.Array[Any]]:

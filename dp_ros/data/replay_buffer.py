@@ -2,14 +2,17 @@
 
 Any zarr v2 folder, or zip of one, with `data/*` and `meta/episode_ends` can be read, also one that this project did not
 write. Easy to get wrong: arrays may be longer than the episodes say, while a recorder writes or after it was
-killed; every method here gives committed rows only.
+killed; every method here gives committed rows only. And zarr reads a chunk whose file is gone as zeros: what
+this project wrote has all of them, so one that is missing is damage and never read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +30,7 @@ from dp_ros.data.layout import (
     EPISODE_INFO,
     EPISODE_SEED,
     EPISODE_SUCCESS,
+    FORMAT,
     NO_SEED,
     UNMARKED,
     Array,
@@ -46,6 +50,7 @@ class ReplayBuffer:
         self.path = path
         self._root = root
         self._arrays = arrays
+        self._chunks: dict[str, frozenset[str]] = {}
         self.episode_ends: NDArray[np.int64] = _episode_ends(path, root)
         """Row after the last one of each episode (n_episodes,), int64."""
         for key, array in arrays.items():
@@ -184,7 +189,63 @@ class ReplayBuffer:
         if key not in self._arrays:
             raise UserError(f"{self.path}: has no data/{key}; it has {', '.join(self._arrays)}")
         with _damage_said(self.path, f"data/{key}"):
+            self._require_chunks(key, start, stop)
             return np.asarray(self._arrays[key][start : min(stop, self.n_steps)])
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this project wrote it: every chunk of it is then on the disk, also one of zeros alone."""
+        return self.attrs.get("format") == FORMAT
+
+    def missing_chunks(self, key: str, start: int = 0, stop: int | None = None) -> list[tuple[int, int]]:
+        """Committed rows (first, after the last) of `key` whose chunk is not stored, looked up and not read.
+
+        zarr gives the fill value for them; other projects may leave chunks of nothing else out.
+        """
+        array, stop = self._arrays[key], self.n_steps if stop is None else min(stop, self.n_steps)
+        length, *others = array.chunks
+        further = [range(-(-size // chunk)) for size, chunk in zip(array.shape[1:], others, strict=True)]
+        numbers = range(max(start, 0) // length, -(-stop // length))
+
+        def absent() -> list[int]:
+            stored = self._chunks.get(key, frozenset())
+            names = (
+                (n, [array.metadata.encode_chunk_key((n, *rest)) for rest in itertools.product(*further)])
+                for n in numbers
+            )
+            return [n for n, keys in names if not stored.issuperset(keys)]
+
+        if absent():  # looked up before, a recorder may have gone on since
+            self._chunks[key] = frozenset(self._stored_names(key))
+        return [(n * length, min((n + 1) * length, self.n_steps)) for n in absent()]
+
+    def _stored_names(self, key: str) -> Iterator[str]:
+        """Names of the files of `key`, as zarr calls its chunks."""
+        if self.path.is_file():
+            prefix = f"data/{key}/"
+            with zipfile.ZipFile(self.path) as archive:
+                names = archive.namelist()
+            yield from (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+            return
+        top = self.path / "data" / key
+        for folder, _, files in os.walk(top):
+            inside = "" if folder == str(top) else f"{Path(folder).relative_to(top).as_posix()}/"
+            yield from (inside + file for file in files)
+
+    def _require_chunks(self, key: str, start: int, stop: int) -> None:
+        """Refuse rows of a recording of ours whose chunk is gone: zeros would be read for them. Raises UserError."""
+        missing = self.missing_chunks(key, start, stop) if self.is_ours else []
+        if not missing:
+            return
+        first, after = missing[0]
+        ends = self.episode_ends
+        episodes = [int(np.searchsorted(ends, row, side="right")) for row in (first, missing[-1][1] - 1)]
+        raise UserError(
+            f"{self.path}: data/{key} lacks {len(missing)} chunk(s) of its rows, first that of rows {first} to "
+            f"{after - 1}: it was copied or written by half. Restore it from a copy, or leave the episodes concerned "
+            f"out ({episodes[0]} to {episodes[1]}): dp-ros data drop {self.path} "
+            f"{episodes[0]}:{episodes[1] + 1} --out NEW.zarr"
+        )
 
     def episode(self, index: int) -> dict[str, Array]:
         """All arrays of one episode, each (length, *shape). Raises IndexError as a list does."""
@@ -202,6 +263,8 @@ class ReplayBuffer:
         """
         start, stop = int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index])
         with _damage_said(self.path, f"episode {index}"):
+            for key in self._arrays:
+                self._require_chunks(key, start, stop)
             return {key: stored_rows(array, start, stop) for key, array in self._arrays.items()}
 
     @property

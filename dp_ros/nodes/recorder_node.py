@@ -34,8 +34,9 @@ from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.qos import latched_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
 from dp_ros.data.disk_space import DiskSpace
-from dp_ros.data.episode_writer import EpisodeWriter, RecordingError, set_aside_path
+from dp_ros.data.episode_writer import EpisodeWriter, set_aside_path
 from dp_ros.data.layout import UNMARKED
+from dp_ros.data.lock import RecordingError
 from dp_ros.errors import UserError
 from dp_ros.msg import LockstepDone, RecorderStatus
 from dp_ros.nodes.recorder_options import declared_options

@@ -47,6 +47,20 @@ def test_in_place_it_needs_a_yes(broken: Path, capsys: pytest.CaptureFixture[str
     assert ReplayBuffer.open(broken.with_name("x.zarr.before_1")).digest() == digest
 
 
+def test_a_person_says_afterwards_how_an_episode_went(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = ["data", "mark", str(broken), "2"]
+    assert main([*mark, "--success", "yes", "--operator", "anna", "--instruction", "push [red]"]) == 0
+    assert "episode 2: success yes, instruction 'push [red]', operator 'anna'" in capsys.readouterr().out
+    assert main([*mark, "--success", "no"]) == 2
+    assert "episode 2 is said to have success; that would be lost" in capsys.readouterr().err
+    assert main([*mark, "--success", "no", "--operator", "", "--yes"]) == 0
+    buffer = ReplayBuffer.open(broken)
+    assert buffer.episode_success.tolist() == [-1, -1, 0, -1, -1, -1, -1]
+    assert buffer.episode_info[2] == {"instruction": "push [red]"}
+
+
 def test_split_and_merge_give_the_recording_back(broken: Path, tmp_path: Path) -> None:
     a, b, both = tmp_path / "a.zarr", tmp_path / "b.zarr", tmp_path / "both.zarr"
     assert main(["data", "split", str(broken), "0:5", "--out", str(a), "--rest", str(b)]) == 0
@@ -93,6 +107,8 @@ def test_an_unfinished_episode_is_told(tmp_path: Path, capsys: pytest.CaptureFix
         (["drop", "{x}", ":", "--yes"], "nothing would be left"),
         (["drop", "{x}", "8", "--yes"], "episodes: got '8', the recording has 0 to 6"),
         (["merge", "{x}", "--out", "{x}"], "is there already"),
+        (["mark", "{x}", "3"], "nothing to say: give --success"),
+        (["mark", "{x}", "7", "--success", "yes"], "got episode 7, it has 0 to 6"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -18,7 +18,8 @@ import numpy as np
 import zarr
 
 from dp_ros.data import episode_writer
-from dp_ros.data.episode_writer import EpisodeWriter, RecordingError
+from dp_ros.data.episode_writer import EpisodeWriter
+from dp_ros.data.lock import RecordingError
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.surgery import copy_episodes, replace_with
 from dp_ros.errors import UserError

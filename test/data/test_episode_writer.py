@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import zarr
 
-from dp_ros.data import durable_store, episode_writer, new_recording
-from dp_ros.data.episode_writer import EpisodeWriter, RecordingError, set_aside_path
+from dp_ros.data import durable_store, episode_index, episode_writer, new_recording
+from dp_ros.data.episode_writer import EpisodeWriter, set_aside_path
 from dp_ros.data.layout import EPISODE_ENDS, EPISODE_SUCCESS
+from dp_ros.data.lock import RecordingError
 from dp_ros.data.replay_buffer import ReplayBuffer
 from test.data.recorded import random_episode, small_task
 
@@ -76,7 +77,7 @@ def test_appending_in_a_second_run_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 def test_more_episodes_than_one_chunk_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (episode_writer, new_recording):
+    for module in (episode_index, new_recording):
         monkeypatch.setattr(module, "META_CHUNK_ROWS", 2)
     lengths = [1, 2, 1, 3, 1]
     write(tmp_path / "x.zarr", lengths)
@@ -237,7 +238,7 @@ def test_what_is_said_of_an_episode_belongs_to_it(tmp_path: Path) -> None:
 def test_a_recording_of_an_older_version_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (episode_writer, new_recording):
+    for module in (episode_index, new_recording):
         monkeypatch.setattr(module, "META_CHUNK_ROWS", 2)
     path = tmp_path / "x.zarr"
     write(path, [2, 1, 3])
