@@ -356,3 +356,96 @@ def test_a_model_runs_a_task_with_other_topics_but_not_with_other_shapes(state: 
     robot["n_action_steps"] = 4
     with pytest.raises(TaskError, match=r"n_action_steps is 4, the model was made for 8"):
         TaskSpec.from_dict(robot).require_same_policy(made_for)
+
+
+def two_joints(**action: Any) -> dict[str, Any]:
+    """A task of two joints, positions and velocities observed, positions commanded as a trajectory."""
+    joints = {"type": "sensor_msgs/msg/JointState", "fields": ["position", "velocity"], "names": ["a", "b"]}
+    tip = {"type": "geometry_msgs/msg/PointStamped", "fields": ["x", "y"], "shape": [2]}
+    return {
+        "name": "arm",
+        "rate_hz": 10,
+        "n_obs_steps": 2,
+        "horizon": 16,
+        "n_action_steps": 8,
+        "observations": {
+            "joints": {"topic": "/joint_states", "shape": [4], "max_age_s": 0.2, **joints},
+            "tip": {"topic": "/tip", "max_age_s": 0.2, **tip},
+        },
+        "action": {
+            "topic": "/commands",
+            "type": "trajectory_msgs/msg/JointTrajectory",
+            "output": "trajectory",
+            "names": ["a", "b"],
+            "shape": [2],
+            "limits": {"position": {"min": [-1.0, -1.0], "max": [1.0, 1.0]}},
+            **action,
+        },
+    }
+
+
+ARRAY_OF_POSITIONS = {"type": "std_msgs/msg/Float64MultiArray", "output": "setpoint", "rate_hz": 50}
+ARRAY_OF_VELOCITIES = {**ARRAY_OF_POSITIONS, "command": "velocity"}
+
+
+@pytest.mark.parametrize(
+    ("key", "part", "value", "words"),
+    [
+        (
+            "joints",
+            "names",
+            ["b", "a"],
+            r"observations.joints.names is \['b', 'a'\], the model was made for \['a', 'b'\]",
+        ),
+        (
+            "joints",
+            "fields",
+            ["velocity", "position"],
+            r"observations.joints.fields is \['velocity', 'position'\]",
+        ),
+        (
+            "tip",
+            "fields",
+            ["y", "x"],
+            r"observations.tip.fields is \['y', 'x'\], the model was made for \['x', 'y'\]",
+        ),
+    ],
+)
+def test_a_model_runs_no_task_in_which_a_value_is_another(
+    key: str, part: str, value: Any, words: str
+) -> None:
+    made_for, robot = TaskSpec.from_dict(two_joints()), two_joints()
+    robot["observations"][key][part] = value
+    with pytest.raises(TaskError, match=words):
+        TaskSpec.from_dict(robot).require_same_policy(made_for)
+
+
+def test_a_model_of_positions_commands_no_velocities() -> None:
+    trajectory, positions, velocities = (
+        TaskSpec.from_dict(two_joints(**action)) for action in ({}, ARRAY_OF_POSITIONS, ARRAY_OF_VELOCITIES)
+    )
+    positions.require_same_policy(trajectory)
+    trajectory.require_same_policy(positions)
+    for ours, theirs in ((velocities, trajectory), (velocities, positions), (positions, velocities)):
+        with pytest.raises(
+            TaskError, match=r"action.command is '(velocity|position)', the model was made for"
+        ):
+            ours.require_same_policy(theirs)
+
+
+def test_what_the_values_of_an_imported_model_are_is_told_by_the_task_that_was_filled_in() -> None:
+    """But for its actions' names, which `dp-ros import --task` gives."""
+    robot = TaskSpec.from_dict(two_joints(**ARRAY_OF_VELOCITIES))
+    derived = two_joints(**ARRAY_OF_POSITIONS, topic="/fill_in/action")
+    derived["observations"]["joints"].update(topic="/fill_in/joints", fields=["position"], names=list("wxyz"))
+    derived["observations"]["tip"].update(
+        topic="/fill_in/tip", type="sensor_msgs/msg/JointState", fields=["position"], names=["tip_0", "tip_1"]
+    )
+    robot.require_same_policy(TaskSpec.from_dict(derived))
+    derived["action"]["names"] = ["action_0", "action_1"]
+    with pytest.raises(TaskError, match=r"action.names is \['a', 'b'\]"):
+        robot.require_same_policy(TaskSpec.from_dict(derived))
+    derived["action"]["names"] = ["a", "b"]
+    derived["observations"]["tip"] = two_joints()["observations"]["tip"] | {"fields": ["y", "x"]}
+    with pytest.raises(TaskError, match=r"observations.tip.fields"):
+        robot.require_same_policy(TaskSpec.from_dict(derived))

@@ -25,6 +25,15 @@ from dp_ros.task.problems import KEY, Strict, TaskError, explain, fail, show
 FILL_IN = "/fill_in"
 
 
+def is_to_fill_in(topic: str) -> bool:
+    """Whether a topic is one of a derived task that nobody has filled in."""
+    return topic.startswith(f"{FILL_IN}/")
+
+
+def _commanded(action: ActionSpec) -> str:
+    return "velocity" if action.is_velocity else "position"
+
+
 class TaskSpec(Strict):
     """A whole task. Made by `load_task` or `TaskSpec.from_dict`."""
 
@@ -59,14 +68,19 @@ class TaskSpec(Strict):
         topics = {f"observations.{key}": spec.topic for key, spec in self.observations.items()}
         topics["action"] = self.action.topic
         for key, topic in topics.items():
-            if topic.startswith(f"{FILL_IN}/"):
+            if is_to_fill_in(topic):
                 raise TaskError(
                     f"{self._source or self.name}: {key}.topic is {topic}, which an import left to be filled in; write "
                     "your robot's topics, types, names and limits into the task file and give it as the parameter task"
                 )
 
     def require_same_policy(self, model_task: TaskSpec) -> None:
-        """Check that a model made for `model_task` can run this task: topics, latencies and limits may differ.
+        """Check that a model made for `model_task` can run this task.
+
+        Topics, message types, latencies and limits may differ, and a trajectory may become setpoints. What each value
+        is may not: a stream's fields and names in their order, the action's names, positions or velocities. Where an
+        import derived the model's task (its topic is to be filled in), nobody knows what the values of a stream are, or
+        whether positions are commanded: there this task alone says so.
 
         Raises:
             TaskError: naming the first key in which what the policy sees or commands differs.
@@ -79,14 +93,18 @@ class TaskSpec(Strict):
         for key, spec in self.observations.items():
             if key in model_task.observations:
                 other = model_task.observations[key]
+                parts = ["shape", "encoding", "crop", "rotation"]
+                parts += [] if is_to_fill_in(other.topic) else ["fields", "names"]
                 pairs += [
                     (f"observations.{key}.{part}", getattr(spec, part), getattr(other, part))
-                    for part in ("shape", "encoding", "crop", "rotation")
+                    for part in parts
                 ]
         pairs += [
             (f"action.{part}", getattr(self.action, part), getattr(model_task.action, part))
             for part in ("shape", "names", "rotation", "relative", "demonstrated")
         ]
+        if not is_to_fill_in(model_task.action.topic):
+            pairs.append(("action.command", _commanded(self.action), _commanded(model_task.action)))
         for key, ours, theirs in pairs:
             if ours != theirs:
                 raise TaskError(

@@ -18,7 +18,7 @@ from dp_ros.importing import lerobot
 from dp_ros.importing.lerobot import load_lerobot
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
-from dp_ros.task import load_task
+from dp_ros.task import TaskSpec, load_task
 
 from .reference import ReferenceUnet, draw
 
@@ -114,8 +114,28 @@ def test_the_derived_task_is_refused_until_its_topics_are_filled_in(
     path.write_text(path.read_text().replace("/fill_in/", "/robot/"))
     load_task(path).require_filled_in()
     assert main(["import", "lerobot", str(tmp_path / "their"), str(tmp_path / "ours")]) == 2
+    path.write_text(path.read_text().replace("state_", "joint_"))
+    load_task(path).require_same_policy(
+        task
+    )  # what the node looks at: names of what is observed are filled in
     assert main(["import", "lerobot", str(tmp_path / "their"), str(tmp_path / "ours"), "--force"]) == 0
     assert "/robot/" in path.read_text(), "what somebody filled in is kept"
+
+
+def test_a_task_of_ones_own_gives_the_names_and_then_says_what_each_value_is(tmp_path: Path) -> None:
+    write(tmp_path / "their")
+    data = load_lerobot(tmp_path / "their", "derived", 10.0).task.model_dump(mode="json")
+    data["action"].update(topic="/arm/commands", names=["shoulder", "elbow"])
+    for key, stream in data["observations"].items():
+        stream["topic"] = f"/arm/{key}"
+    data["observations"]["state"]["names"] = ["shoulder", "elbow", "wrist"]
+    robot = TaskSpec.from_dict(data)
+    policy = load_lerobot(tmp_path / "their", "imported", 10.0, robot)
+    assert policy.task.action.names == ["shoulder", "elbow"]
+    robot.require_same_policy(policy.task)
+    data["observations"]["state"]["names"] = ["wrist", "elbow", "shoulder"]
+    with pytest.raises(UserError, match=r"observations.state.names is \['wrist', 'elbow', 'shoulder'\]"):
+        TaskSpec.from_dict(data).require_same_policy(policy.task)
 
 
 def test_limits_are_the_range_that_was_learnt_from_whatever_the_normalisation() -> None:
