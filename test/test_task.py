@@ -246,6 +246,13 @@ STATE_MISTAKES: list[tuple[Change, list[str]]] = [
     (lambda t: t["action"]["limits"].update(jerk=[1.0]), ["action.limits.jerk", "2 value(s)"]),
     (lambda t: t["action"]["limits"].update(tracking_error=[9, 9]), ["limits.tracking_error", "state:"]),
     (
+        lambda t: (
+            t["action"].update(ARRAY_OF_VELOCITIES, state="agent_pos"),
+            t["action"]["limits"].update(tracking_error=[9, 9]),
+        ),
+        ["limits.tracking_error: got [9.0, 9.0], expected nothing: of velocities it is not checked"],
+    ),
+    (
         lambda t: t["action"]["limits"].update(keep_out=[{"names": ["z"], "min": [0], "max": [1]}]),
         ["limits.keep_out.names", "'z'", "agent_x"],
     ),

@@ -46,7 +46,7 @@ _TIMES = (
         "soft_start_s",
         0.5,
         60.0,
-        "time over which a goal's authority rises from 0 to 1, s; needs action.state",
+        "time over which a goal's authority rises from 0 to 1, s; of positions it needs action.state",
     ),
 )
 

@@ -31,7 +31,10 @@ class Measured(NamedTuple):
 def measured_state(
     space: ActionSpace, task: TaskSpec, buffer: ObservationBuffer, now_ns: int
 ) -> Measured | None:
-    """The newest measured state; None if no stream measures it, or it is missing or older than its maximum age."""
+    """The newest measured state; None if no stream measures it, or it is missing or older than its maximum age.
+
+    Of commanded velocities no stream does: `action.state` measures positions.
+    """
     key = task.action.state
     if key is None or task.action.is_velocity:
         return None
@@ -124,10 +127,18 @@ class Whereabouts:
         return self.measured(now_ns) is not None and self._absences() != self._seen
 
     def standing_at(self, now_ns: int, commanded: Floats | None) -> Floats | None:
-        """Where a motion from rest begins, (command_dim,); None if nothing measures it."""
+        """Where a motion from rest begins, (command_dim,), NaN for grippers; None if nothing measures it.
+
+        Where velocities are commanded that is zero, wherever the robot is.
+        """
+        action = self._task.action
+        if action.is_velocity:
+            rest = np.zeros(action.command_dim)
+            rest[list(action.gripper_indices)] = np.nan
+            return rest
         # A robot that was away since it was commanded may stand elsewhere, if only by less than the tracking error.
         known = commanded if self._absences() == self._seen else None
-        return standing_at(self._task.action, self.measured(now_ns), known)
+        return standing_at(action, self.measured(now_ns), known)
 
     def _absences(self) -> tuple[int, ...]:
         """How often the robot's state, its controller and its time have been gone so far."""

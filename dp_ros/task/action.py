@@ -253,6 +253,8 @@ class ActionSpec(Strict):
             values = getattr(limits, key)
             if values is not None and min(values) <= 0:
                 fail(f"limits.{key}", values, "values above 0")
+        if limits.tracking_error is not None and self.is_velocity:
+            fail("limits.tracking_error", limits.tracking_error, "nothing: of velocities it is not checked")
         if limits.tracking_error is not None and self.state is None:
             fail("limits.tracking_error", limits.tracking_error, "state: the stream that measures it")
         for box in limits.keep_out:

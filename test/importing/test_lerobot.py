@@ -115,9 +115,7 @@ def test_the_derived_task_is_refused_until_its_topics_are_filled_in(
     load_task(path).require_filled_in()
     assert main(["import", "lerobot", str(tmp_path / "their"), str(tmp_path / "ours")]) == 2
     path.write_text(path.read_text().replace("state_", "joint_"))
-    load_task(path).require_same_policy(
-        task
-    )  # what the node looks at: names of what is observed are filled in
+    load_task(path).require_same_policy(task)
     assert main(["import", "lerobot", str(tmp_path / "their"), str(tmp_path / "ours"), "--force"]) == 0
     assert "/robot/" in path.read_text(), "what somebody filled in is kept"
 

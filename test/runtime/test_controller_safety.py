@@ -53,7 +53,7 @@ class Robot:
     def actions(self, request: InferenceRequest) -> np.ndarray:
         first_s = (request.window.stamp_ns - T0) / 1e9 - 0.1 * (self.task.n_obs_steps - 1)
         times = first_s + 0.1 * np.arange(self.task.horizon)
-        return np.repeat((110.0 + 50.0 * times)[:, None], 2, axis=1).astype(np.float32)
+        return np.repeat((110.0 + 50.0 * times)[:, None], self.task.action.dim, axis=1).astype(np.float32)
 
     def step(self) -> Tick:
         self.now_ns += TICK
@@ -112,6 +112,51 @@ def test_it_starts_softly_from_where_the_robot_is_and_then_follows_the_policy() 
     assert robot.speeds().max() < 250.0
     wanted = 110.0 + 50.0 * (robot.now_ns - T0) / 1e9
     assert positions[-1][0] == pytest.approx(wanted, abs=0.5)
+
+
+def velocity_task() -> TaskSpec:
+    """Two velocities and a gripper, as setpoints."""
+    data = load_task("pusht_state").model_dump(mode="json")
+    data["action"].update(
+        topic="/velocities",
+        type="std_msgs/msg/Float64MultiArray",
+        output="setpoint",
+        rate_hz=50,
+        command="velocity",
+        names=["x", "y", "gripper"],
+        shape=[3],
+        grippers=[{"name": "gripper", "close_above": 60.0, "open_below": 40.0, "open": 0.0, "closed": 1.0}],
+    )
+    data["action"]["limits"].update(
+        position={"min": [-512.0, -512.0, 0.0], "max": [512.0, 512.0, 1.0]},
+        acceleration=[34000.0, 34000.0, 1.0],
+        jerk=[1.7e7, 1.7e7, 1.0],
+    )
+    return TaskSpec.from_dict(data)
+
+
+def test_velocities_start_softly_from_zero_after_the_beginning_and_after_a_takeover() -> None:
+    robot = Robot(task=velocity_task(), safety=SafetyOptions(soft_start_s=1.0))
+    robot.follows = False
+    robot.start()
+    rising_velocities(robot)
+    robot.controller.supervisor.operator_commands("/operator", robot.now_ns / 1e9)
+    robot.run(0.3)
+    assert robot.commanded[-1][1] is None
+    rising_velocities(robot)
+
+
+def rising_velocities(robot: Robot) -> None:
+    """The velocities of the next 2.5 s rise as the authority does, to what the policy wants."""
+    count = len(robot.commanded)
+    robot.run(2.5)
+    sent = np.array([p for _, p in robot.commanded[count:] if p is not None])
+    assert (sent[0, :2] == 0.0).all(), "at rest"
+    assert (sent[:, 2] == 1.0).all(), "the gripper closes at once"
+    wanted = 110.0 + 50.0 * (robot.now_ns - T0) / 1e9
+    assert sent[5, 0] < 0.02 * wanted and sent[25, 0] < 0.6 * wanted
+    assert (np.diff(sent[:50, 0]) >= -1e-6).all() and np.diff(sent[:, 0]).max() < 0.1 * wanted
+    assert sent[-1, 0] == pytest.approx(wanted, abs=1.0)
 
 
 def test_a_goal_that_ends_brakes_and_then_commands_nothing() -> None:
