@@ -57,23 +57,23 @@ def check_lengths(buffer: ReplayBuffer, task: TaskSpec) -> None:
 
 
 def check_chunks(buffer: ReplayBuffer) -> None:
-    """Refuse a recording of this project that lacks a part; warn of one by others, who may leave out what is all zero.
+    """Refuse a recording of this project that lacks a part; warn of one by others, who may leave chunks out.
 
     zarr does not tell: what is not there is read as zeros.
     """
     for key in buffer:
+        buffer.require_chunks(key)
         missing = buffer.missing_chunks(key)
-        if not missing:
-            continue
-        if buffer.is_ours:
-            first, after = missing[0]
-            buffer.rows(key, first, buffer.n_steps)
-        first, after = missing[0]
-        log.warning(
-            "%s: data/%s lacks %d chunk(s), first that of rows %d to %d, and is read as zeros there. Whoever wrote it may "
-            "leave out what is zero anyway; if these rows should not be, restore the recording from a copy",
-            buffer.path, key, len(missing), first, after - 1,
-        )
+        if missing:
+            log.warning(
+                "%s: data/%s lacks %d chunk(s), first that of rows %d to %d, and its fill value is read there. Whoever "
+                "wrote it may have left out what is nothing else; if these rows should be, restore it from a copy",
+                buffer.path,
+                key,
+                len(missing),
+                missing[0][0],
+                missing[0][1] - 1,
+            )
 
 
 def check_rate(buffer: ReplayBuffer, task: TaskSpec) -> None:
@@ -146,20 +146,26 @@ def check_values(buffer: ReplayBuffer, key: str, values: NDArray[Any]) -> None:
 def check_changes(buffer: ReplayBuffer, key: str, values: NDArray[Any], task: TaskSpec) -> None:
     """Refuse a dimension that is the same in every step: nothing can be learnt of it, and often it is a fault.
 
-    A pose is taken whole, so of its dimensions only all may not be constant.
+    A pose is taken whole, so of its dimensions only all may not be constant. `key` may be a label, too, of which the
+    task says nothing and the recording's own may.
     """
     flat = values.reshape(len(values), -1)
     low, high = flat.min(axis=0), flat.max(axis=0)
     constant = np.flatnonzero(high - low <= RELATIVE_RANGE * np.maximum(np.abs(low), np.abs(high)))
-    is_pose = task.action.is_pose if key == ACTION else task.observations[key].is_pose
+    is_label = key != ACTION and key not in task.observations
+    task = (buffer.task or task) if is_label else task
+    observed = task.observations.get(key)
+    is_pose = task.action.is_pose if key == ACTION else observed is not None and observed.is_pose
     if not constant.size or (is_pose and constant.size < flat.shape[1]):
         return
     names = _dimension_names(key, task)
     found = ", ".join(f"{names[i] if names else f'[{i}]'} = {low[i]:g}" for i in constant)
-    remedy = "out of action.names" if key == ACTION else f"out of observations.{key}"
+    remedy = f"take it out of {'action.names' if key == ACTION else f'observations.{key}'} and record again"
+    if is_label:
+        remedy = f"{remedy}, or do not have it learnt (network.vision.predicts=null)"
     raise UserError(
         f"{buffer.path}: data/{key} never changes in {constant.size} of {flat.shape[1]} dimension(s): {found}. "
-        f"Check that what measures it works; if it is meant to stand still, take it {remedy} and record again"
+        f"Check that what measures it works; if it is meant to stand still, {remedy}"
     )
 
 
@@ -168,7 +174,9 @@ def _dimension_names(key: str, task: TaskSpec) -> list[str] | None:
     if key == ACTION:
         names = list(task.action.names)
     else:
-        spec = task.observations[key]
+        spec = task.observations.get(key)
+        if spec is None:
+            return None
         names = [f"{field} of {name}" for field in spec.fields for name in spec.names] or list(spec.fields)
         if len(names) != spec.dim:
             return None

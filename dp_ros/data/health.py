@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_ros.data.checks import check_chunks
 from dp_ros.data.layout import ACTION, TIMESTAMP
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.takeovers import stretches
@@ -81,6 +82,7 @@ class EpisodeHealth:
 def check_recording(buffer: ReplayBuffer, task: TaskSpec | None = None) -> list[EpisodeHealth]:
     """Judge every episode; `task` is by default the one that the recording names, without which less can be told."""
     task = task or buffer.task
+    check_chunks(buffer)
     usual = {key: _usual_change(buffer, key) for key in buffer if _is_vector(buffer, key)}
     found = []
     for index in range(buffer.n_episodes):

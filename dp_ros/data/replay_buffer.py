@@ -189,7 +189,7 @@ class ReplayBuffer:
         if key not in self._arrays:
             raise UserError(f"{self.path}: has no data/{key}; it has {', '.join(self._arrays)}")
         with _damage_said(self.path, f"data/{key}"):
-            self._require_chunks(key, start, stop)
+            self.require_chunks(key, start, stop)
             return np.asarray(self._arrays[key][start : min(stop, self.n_steps)])
 
     @property
@@ -232,8 +232,12 @@ class ReplayBuffer:
             inside = "" if folder == str(top) else f"{Path(folder).relative_to(top).as_posix()}/"
             yield from (inside + file for file in files)
 
-    def _require_chunks(self, key: str, start: int, stop: int) -> None:
-        """Refuse rows of a recording of ours whose chunk is gone: zeros would be read for them. Raises UserError."""
+    def require_chunks(self, key: str, start: int = 0, stop: int | None = None) -> None:
+        """Refuse rows of a recording of ours whose chunk is gone: zeros would be read for them.
+
+        Raises:
+            UserError: says which rows, and how to get at the others.
+        """
         missing = self.missing_chunks(key, start, stop) if self.is_ours else []
         if not missing:
             return
@@ -264,7 +268,7 @@ class ReplayBuffer:
         start, stop = int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index])
         with _damage_said(self.path, f"episode {index}"):
             for key in self._arrays:
-                self._require_chunks(key, start, stop)
+                self.require_chunks(key, start, stop)
             return {key: stored_rows(array, start, stop) for key, array in self._arrays.items()}
 
     @property

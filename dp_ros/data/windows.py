@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dp_ros.data.checks import (
     check_changes,
+    check_chunks,
     check_label,
     check_lengths,
     check_rate,
@@ -146,12 +147,13 @@ def load_demonstrations(
     `image_memory_mb` in all are kept in memory, more in a mapped file beside the recording.
 
     Raises:
-        UserError: if it is empty, was recorded for another task or at another rate, lacks a stream, has other
-            shapes, a value that is not finite or one that never changes, or episodes shorter than a window.
+        UserError: if it is empty, lacks a part, was recorded for another task or at another rate, lacks a stream, has
+            other shapes, a value that is not finite or one that never changes, or episodes shorter than a window.
     """
     buffer = ReplayBuffer.open(path)
     if buffer.n_episodes == 0:
         raise UserError(f"{path}: has no episodes; record some with `dp-ros collect`")
+    check_chunks(buffer)
     check_task(buffer, task)
     check_lengths(buffer, task)
     check_rate(buffer, task)
@@ -176,6 +178,7 @@ def load_demonstrations(
     for key in labels:
         check_values(buffer, key, buffer[key])
         arrays[key] = buffer[key].astype(np.float32, copy=False)
+        check_changes(buffer, key, arrays[key], task)
     return Demonstrations(arrays, buffer.episode_ends, digest, tuple(labels))
 
 

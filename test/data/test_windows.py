@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dp_ros.cli.main import main
 from dp_ros.data.episode_writer import EpisodeWriter
+from dp_ros.data.health import check_recording
+from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.windows import Demonstrations, cut_windows, load_demonstrations, split_episodes
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec, load_task
@@ -295,6 +299,102 @@ def test_a_dimension_that_never_changes_is_refused_by_name(tmp_path: Path) -> No
         UserError, match=r"data/action never changes.*: agent_x = 0\..*out of action.names and"
     ):
         load_demonstrations(foreign(tmp_path / "y.zarr", **stuck), TASK)
+
+
+def test_a_label_that_never_changes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    with EpisodeWriter(path, labelled_task()) as writer:
+        for step in random_episode(labelled_task(), 20, 0):
+            writer.add({**step, "label": [0.5, step["label"][1], step["label"][2]]})
+        writer.save()
+    with pytest.raises(
+        UserError, match=r"label never changes in 1 of 3 .*: position of a = 0\.5.*predicts=null"
+    ):
+        load_demonstrations(path, small_task(), labels=["label"])
+    assert load_demonstrations(path, small_task()).n_episodes == 1
+
+
+@pytest.fixture(scope="module")
+def two_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording whose actions lie in two chunks of 4096 rows."""
+    with EpisodeWriter(tmp_path_factory.mktemp("two") / "x.zarr", TASK) as writer:
+        for length in (4000, 200, 10):
+            for step in random_episode(TASK, length, length):
+                writer.add(step)
+            writer.save()
+    return writer.path
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_a_recording_of_ours_that_lacks_a_chunk_is_refused_wherever_it_is_read(
+    two_chunks: Path, tmp_path: Path, packed: bool
+) -> None:
+    """zarr would read zeros."""
+    path = shutil.copytree(two_chunks, tmp_path / "x.zarr")
+    (path / "data" / "action" / "1.0").unlink()
+    if packed:
+        path = Path(shutil.make_archive(str(tmp_path / "x"), "zip", path))
+    reason = (
+        r"data/action lacks 1 chunk\(s\) of its rows, first that of rows 4096 to 4209: .* by half\. Restore it from "
+        r"a copy, or .*\(1 to 2\): dp-ros data drop .*x\.z[a-z]+ 1:3 --out NEW.zarr"
+    )
+    with pytest.raises(UserError, match=reason):
+        load_demonstrations(path, TASK)
+    buffer = ReplayBuffer.open(path)
+    for read in (
+        check_recording,
+        ReplayBuffer.digest,
+        lambda it: it.episode(2),
+        lambda it: it.stored_episode(1),
+    ):
+        with pytest.raises(UserError, match=r"data/action lacks 1 chunk\(s\)"):
+            read(buffer)
+    assert len(buffer.episode(0)["action"]) == 4000, "what is there can be saved"
+    assert main(["data", "drop", str(path), "1:3", "--out", str(tmp_path / "rest.zarr")]) == 0
+    assert load_demonstrations(tmp_path / "rest.zarr", TASK).n_episodes == 1
+
+
+def test_chunks_are_missing_only_where_a_recorder_did_not_go_on_since(
+    two_chunks: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(two_chunks, tmp_path / "x.zarr")
+    chunk = path / "data" / "action" / "1.0"
+    content = chunk.read_bytes()
+    chunk.unlink()
+    buffer = ReplayBuffer.open(path)
+    assert buffer.missing_chunks("action") == [(4096, 4210)]
+    assert buffer.missing_chunks("action", 0, 4096) == []
+    assert buffer.missing_chunks("keypoint") == []
+    chunk.write_bytes(content)
+    assert buffer.missing_chunks("action") == []
+
+
+def test_a_recording_of_others_may_leave_chunks_out_which_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for separator in ".", "/":
+        path = foreign(
+            tmp_path / f"{ord(separator)}.zarr", keypoint=GOOD["keypoint"], agent_pos=GOOD["agent_pos"]
+        )
+        action = zarr.open_group(str(path), mode="a").create_array(
+            "data/action",
+            shape=(20, 2),
+            chunks=(8, 1),
+            dtype="f8",
+            chunk_key_encoding={"name": "v2", "separator": separator},
+        )
+        action[:] = GOOD["action"]
+        caplog.clear()
+        load_demonstrations(path, TASK)
+        assert caplog.messages == []
+        action[8:16, 1] = 0.0
+        assert len(list((path / "data" / "action").rglob(f"1{separator}*"))) == 1, "zarr leaves zeros out"
+        load_demonstrations(path, TASK)
+        (said,) = caplog.messages
+        assert (
+            "data/action lacks 1 chunk(s), first that of rows 8 to 15, and its fill value is read there"
+            in said
+        )
 
 
 @pytest.mark.parametrize(("apart_s", "refused"), [(0.1, False), (0.11, False), (0.05, True), (0.0, True)])
