@@ -8,8 +8,9 @@ noise.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from typing import Any, Protocol
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,12 @@ from numpy.typing import NDArray
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import Manifest, PrefixKind
 from dp_ros.inference.sampler import sampling_noise
+from dp_ros.runtime.observation import FrameStamp
 from dp_ros.runtime.prefix import Prefix
 from dp_ros.task import TaskSpec
+
+if TYPE_CHECKING:
+    from dp_ros.inference.encoder import PictureEncoders
 
 __all__ = ["CheckedEngine", "Engine", "EngineError", "Prefix"]
 
@@ -32,7 +37,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """`native`, `onnx` or `torch`."""
+        """As `load.ENGINES` names it, such as `native`, `onnx` or `torch`."""
 
     @property
     def manifest(self) -> Manifest:
@@ -51,17 +56,22 @@ class Engine(Protocol):
         observation: Mapping[str, NDArray[Any]],
         noise: NDArray[np.float32],
         prefix: Prefix | None = None,
+        frames: Mapping[str, Sequence[FrameStamp]] | None = None,
     ) -> NDArray[np.float32]:
         """Draw the actions (horizon, action_dim), robot units, that `noise` of that shape leads to.
 
         `observation` is {stream: (n_obs_steps, *shape)}, oldest first: float32 for vectors, images as
         encoded. With a `prefix`, rows of weight 1 come out as they are in it, and the others go on from them; one
-        whose weights are all 0 changes nothing.
+        whose weights are all 0 changes nothing. `frames` says what pictures are known by, so that those which `see`
+        was given are not encoded again; it changes no action.
 
         Raises:
             EngineError: if a stream is missing, has another shape or is not finite, or the output is not; if the
                 model takes no prefix, or this one does not fit.
         """
+
+    def see(self, key: str, picture: NDArray[Any], frame: FrameStamp) -> None:
+        """Encode a picture (height, width, channels) of a camera that `sample` will be given; costs the same thread."""
 
     @property
     def batches(self) -> bool:
@@ -84,6 +94,8 @@ class CheckedEngine(abc.ABC):
 
     name: str
     batches = False
+    _encoders: PictureEncoders | None = None
+    """Of the cameras, where pictures are encoded apart from the rest."""
 
     def __init__(self, manifest: Manifest, task: TaskSpec) -> None:
         self.manifest = manifest
@@ -91,12 +103,14 @@ class CheckedEngine(abc.ABC):
         self.prefix: PrefixKind = manifest.prefix
         self._noise_shape = (task.horizon, task.action.dim)
         self._input_shapes = {k: (task.n_obs_steps, *s.shape) for k, s in task.observations.items()}
+        self._warm_ups = itertools.count()
 
     def sample(
         self,
         observation: Mapping[str, NDArray[Any]],
         noise: NDArray[np.float32],
         prefix: Prefix | None = None,
+        frames: Mapping[str, Sequence[FrameStamp]] | None = None,
     ) -> NDArray[np.float32]:
         """See `Engine.sample`."""
         for key, shape in self._input_shapes.items():
@@ -134,6 +148,7 @@ class CheckedEngine(abc.ABC):
             )
             for key in self._input_shapes
         }
+        inputs |= self.encode_pictures(inputs, frames)
         return self._finite(self._compute(inputs, np.ascontiguousarray(noise, dtype=np.float32), prefix))
 
     def sample_batch(
@@ -149,19 +164,48 @@ class CheckedEngine(abc.ABC):
             drawn.append(self.sample({key: value[i] for key, value in observation.items()}, one, given))
         return np.stack(drawn)
 
+    def see(self, key: str, picture: NDArray[Any], frame: FrameStamp) -> None:
+        """See `Engine.see`."""
+        if self._encoders is not None:
+            self._encoders.see(key, picture, frame)
+
+    def encode_pictures(
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        frames: Mapping[str, Sequence[FrameStamp]] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Features {camera: (n_obs_steps, F)} of an observation; nothing where pictures are not encoded apart."""
+        if self._encoders is None:
+            return {}
+        cameras = [key for key, spec in self.task.observations.items() if spec.is_image]
+        return {key: self._encoders.encode(key, observation[key], (frames or {}).get(key)) for key in cameras}
+
+    @property
+    def pictures_encoded(self) -> int:
+        """How many there were so far; one that was seen before is not encoded again."""
+        return 0 if self._encoders is None else self._encoders.encoded
+
     def warm_up(self) -> None:
-        """Run once on made-up input, so that the first real call is as fast as the others."""
-        zeros = {
+        """Run once on made-up input, so that the first real call is as fast as the others.
+
+        Its pictures are others each time: none is remembered, so that such calls can be timed.
+        """
+        turn = next(self._warm_ups)
+        made_up = {
             key: np.zeros(shape, np.uint8 if self.task.observations[key].is_image else np.float32)
             for key, shape in self._input_shapes.items()
         }
-        self.sample(zeros, sampling_noise(0, 0, self._noise_shape))
+        for key, values in made_up.items():
+            if self.task.observations[key].is_image:
+                steps = turn * len(values) + np.arange(len(values))
+                values[:] = (steps % 256).astype(np.uint8).reshape(-1, *[1] * (values.ndim - 1))
+        self.sample(made_up, sampling_noise(0, 0, self._noise_shape))
 
     @abc.abstractmethod
     def _compute(
         self, observation: dict[str, NDArray[Any]], noise: NDArray[np.float32], prefix: Prefix | None
     ) -> NDArray[np.float32]:
-        """Actions for checked input."""
+        """Actions for checked input; where there are encoders, of cameras it is the features (n_obs_steps, F)."""
 
     def _finite(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
         """`actions`, if a robot may get them; raises EngineError."""

@@ -220,6 +220,10 @@ class PolicyLoop:
     def _sampled(self, key: str, problem: BadObservation | None) -> None:
         if self._options.lockstep or key == self._task.anchor:
             self._step()
+        if problem is None and self._task.observations[key].is_image:
+            ahead = self._controller.frame_ahead(key)
+            if ahead is not None:
+                self._worker.look_ahead(key, *ahead)
 
     def _lockstep_tick(self, time_ns: int) -> None:
         self._pending_ns = time_ns

@@ -28,12 +28,14 @@ from dp_ros.runtime.action_space import ActionSpace
 from dp_ros.runtime.ensemble import TemporalEnsemble
 from dp_ros.runtime.execution import Execution, InferenceRequest, SoftStart, plan_prefix
 from dp_ros.runtime.lead import Lead
+from dp_ros.runtime.look_ahead import frame_ahead
 from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
-from dp_ros.runtime.observation import ObservationBuffer, ObservationProblem, Window
+from dp_ros.runtime.observation import FrameStamp, ObservationBuffer, ObservationProblem, Window
 from dp_ros.runtime.outcome import TIME_LIMIT, RunCounts, Stop, Tick
 from dp_ros.runtime.outlet import Outlet
 from dp_ros.runtime.prefix import Prefix
 from dp_ros.runtime.safety import BadAction, LimitGate
+from dp_ros.runtime.stream import Array
 from dp_ros.runtime.supervisor import (
     CLOCK_JUMP,
     INFERENCE_FAILED,
@@ -284,6 +286,12 @@ class Controller:
         if began:
             self.outlet.brake(now_ns + self.lead.stop_ns, end=False, ready_ns=self._ready_ns)
         return began
+
+    def frame_ahead(self, key: str) -> tuple[FrameStamp, Array] | None:
+        """The newest picture of a camera, if the next inference is expected to look at it, and what it is known by."""
+        if not self.running or self._held or self._yielded or self._last_observation_ns is None:
+            return None
+        return frame_ahead(self._task, self.buffer, key, self._due_ns())
 
     def _due_ns(self) -> int:
         """The next inference is from the first observation after this time."""

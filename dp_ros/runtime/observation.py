@@ -9,9 +9,10 @@ by a bag that loops, everything kept lies in the future and is forgotten; `epoch
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -34,6 +35,7 @@ __all__ = [
     "STREAM_FROZEN",
     "STREAM_STALE",
     "BadObservation",
+    "FrameStamp",
     "FrozenStream",
     "ObservationBuffer",
     "ObservationProblem",
@@ -46,6 +48,20 @@ __all__ = [
 FUTURE_TOLERANCE_NS = 200_000_000
 #: How far the clock may go back and be thought of as steered; further, and it was set back.
 BACKWARD_TOLERANCE_NS = 100_000_000
+_recollections = itertools.count()
+
+
+class FrameStamp(NamedTuple):
+    """What a picture is known by: no other one in this process has the same.
+
+    Attributes:
+        recollection: number of what a buffer has kept between two times that it forgot everything; capture times of
+            another one, such as of a bag that begins anew, mean other pictures.
+        stamp_ns: capture time.
+    """
+
+    recollection: int
+    stamp_ns: int
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,13 @@ class Window:
         observations: stream name to array (n_obs_steps, *shape), oldest first.
         newest_ns: capture time of the newest sample that each stream had given by then, used or not: what has to
             be there for the same window to come out again.
+        frames: what the pictures of each camera are known by, oldest first.
     """
 
     stamp_ns: int
     observations: Mapping[str, Array]
     newest_ns: Mapping[str, int] = field(default_factory=dict)
+    frames: Mapping[str, tuple[FrameStamp, ...]] = field(default_factory=dict)
 
 
 class ObservationBuffer:
@@ -90,6 +108,7 @@ class ObservationBuffer:
             self._streams[key] = StreamRing(key, spec, round(1e9 * reach_s))
         self.counts = {key: stream.counts for key, stream in self._streams.items()}
         self.epoch = 0
+        self._recollection = next(_recollections)
         self._now_ns: int | None = None
 
     @property
@@ -106,6 +125,7 @@ class ObservationBuffer:
         """Forget every sample."""
         for stream in self._streams.values():
             stream.clear()
+        self._recollection = next(_recollections)
 
     def see_clock(self, now_ns: int) -> bool:
         """Take notice of the present time; True if the clock was set back, and all was forgotten for it.
@@ -168,6 +188,24 @@ class ObservationBuffer:
         """Capture time of the newest sample of a stream, None if there is none."""
         stamps = self._streams[key].stamps
         return stamps[-1] if stamps else None
+
+    def newest_frame(self, key: str) -> tuple[FrameStamp, Array] | None:
+        """The newest sample of a stream and what it is known by, None if there is none."""
+        stamp_ns = self.newest_ns(key)
+        if stamp_ns is None:
+            return None
+        return FrameStamp(self._recollection, stamp_ns), self._streams[key].values[stamp_ns]
+
+    def period_ns(self, key: str) -> int | None:
+        """Time between the newest two samples of a stream, None if there are no two."""
+        stamps = self._streams[key].stamps
+        return stamps[-1] - stamps[-2] if len(stamps) > 1 else None
+
+    def alignment_of(self, key: str) -> str:
+        """How a stream is sampled at the steps of a window, see `sample`."""
+        # The anchor's own earlier steps are taken by nearest: with asof, a camera whose period jitters by a
+        # microsecond would now and then skip a whole frame.
+        return "nearest" if key == self._task.anchor else self._streams[key].spec.alignment
 
     def complete_at(self, stamp_ns: int) -> bool:
         """Whether every stream has a sample whose header stamp is `stamp_ns` or later."""
@@ -232,10 +270,7 @@ class ObservationBuffer:
         Raises:
             StaleStream: if no sample is within the stream's maximum age.
         """
-        # The anchor's own earlier steps are taken by nearest: with asof, a camera whose period jitters by a
-        # microsecond would now and then skip a whole frame.
-        stream = self._streams[key]
-        return stream.sample(time_ns, "nearest" if key == self._task.anchor else stream.spec.alignment)
+        return self._streams[key].sample(time_ns, self.alignment_of(key))
 
     def window(self, now_ns: int) -> Window:
         """The newest `n_obs_steps` aligned observations.
@@ -253,7 +288,10 @@ class ObservationBuffer:
         """
         stamp_ns, aligned = self._newest_aligned(now_ns)
         newest_ns = {key: stream.stamps[-1] for key, stream in self._streams.items()}
-        return Window(stamp_ns, {key: np.stack(values) for key, values in aligned.items()}, newest_ns)
+        frames = {
+            key: self._frames(key, stamp_ns) for key, spec in self._task.observations.items() if spec.is_image
+        }
+        return Window(stamp_ns, {key: np.stack(values) for key, values in aligned.items()}, newest_ns, frames)
 
     def newest_complete_ns(self, now_ns: int) -> int | None:
         """Capture time of the newest step of `window(now_ns)`, None if there is no window."""
@@ -277,5 +315,15 @@ class ObservationBuffer:
 
     def _aligned(self, anchor_ns: int) -> dict[str, list[Array]]:
         """The values of every stream on the grid that ends at a sample of the anchor, oldest first."""
-        grid = [anchor_ns - k * self._task.dt_ns for k in range(self._task.n_obs_steps - 1, -1, -1)]
+        grid = self._grid(anchor_ns)
         return {key: [self.sample(key, time_ns) for time_ns in grid] for key in self._streams}
+
+    def _frames(self, key: str, anchor_ns: int) -> tuple[FrameStamp, ...]:
+        stream, alignment = self._streams[key], self.alignment_of(key)
+        taken = [stream.taken_ns(time_ns, alignment) for time_ns in self._grid(anchor_ns)]
+        stamps = [stamp_ns for stamp_ns in taken if stamp_ns is not None]
+        assert len(stamps) == len(taken), "pictures are not interpolated"
+        return tuple(FrameStamp(self._recollection, stamp_ns) for stamp_ns in stamps)
+
+    def _grid(self, anchor_ns: int) -> list[int]:
+        return [anchor_ns - k * self._task.dt_ns for k in range(self._task.n_obs_steps - 1, -1, -1)]

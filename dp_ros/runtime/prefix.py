@@ -13,6 +13,7 @@ n_obs_steps - 1 + d known rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,13 @@ class Prefix:
     def none(cls, shape: tuple[int, int]) -> Prefix:
         """One that changes nothing, for actions of a shape: for a sample among others that have one."""
         return cls(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32))
+
+    @classmethod
+    def stacked(cls, prefixes: Sequence[Prefix]) -> Prefix:
+        """B of them as one, whose arrays have B in front, as `Engine.sample_batch` takes it."""
+        return cls(
+            np.stack([each.actions for each in prefixes]), np.stack([each.weights for each in prefixes])
+        )
 
     @classmethod
     def from_plan(

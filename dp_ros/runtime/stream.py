@@ -183,26 +183,12 @@ class StreamRing:
         Raises:
             StaleStream: if there is none within the maximum age.
         """
-        self._require_samples()
+        stamp_ns = self.taken_ns(time_ns, alignment)
+        if stamp_ns is not None:
+            return self.values[stamp_ns]
         stamps, values = self.stamps, self.values
         after = bisect_left(stamps, time_ns)
-        if after < len(stamps) and stamps[after] == time_ns:
-            return values[time_ns]
-        if alignment == "nearest":
-            around = stamps[max(after - 1, 0) : after + 1]
-            best = min(around, key=lambda stamp: abs(stamp - time_ns))
-            self._check_age(abs(time_ns - best))
-            return values[best]
-        if after == 0:
-            raise StaleStream(
-                self._key,
-                f"{self._key}: the oldest sample of {self.spec.topic} is {(stamps[0] - time_ns) / 1e9:.3f} s "
-                "younger than the observation step that needs it",
-            )
         before_ns = stamps[after - 1]
-        self._check_age(time_ns - before_ns)
-        if alignment == "asof":
-            return values[before_ns]
         if after == len(stamps):
             raise StaleStream(
                 self._key,
@@ -211,6 +197,32 @@ class StreamRing:
         self._check_age(stamps[after] - time_ns)
         weight = (time_ns - before_ns) / (stamps[after] - before_ns)
         return self._interpolation.between(values[before_ns], values[stamps[after]], weight)
+
+    def taken_ns(self, time_ns: int, alignment: str) -> int | None:
+        """Capture time of the sample that stands for a time as it is; None where a value between two does.
+
+        Raises:
+            StaleStream: if there is none within the maximum age.
+        """
+        self._require_samples()
+        stamps = self.stamps
+        after = bisect_left(stamps, time_ns)
+        if after < len(stamps) and stamps[after] == time_ns:
+            return time_ns
+        if alignment == "nearest":
+            around = stamps[max(after - 1, 0) : after + 1]
+            best = min(around, key=lambda stamp: abs(stamp - time_ns))
+            self._check_age(abs(time_ns - best))
+            return best
+        if after == 0:
+            raise StaleStream(
+                self._key,
+                f"{self._key}: the oldest sample of {self.spec.topic} is {(stamps[0] - time_ns) / 1e9:.3f} s "
+                "younger than the observation step that needs it",
+            )
+        before_ns = stamps[after - 1]
+        self._check_age(time_ns - before_ns)
+        return before_ns if alignment == "asof" else None
 
     def _require_samples(self) -> None:
         if not self.stamps:

@@ -144,9 +144,9 @@ def one_call(task: TaskSpec, sample_batch: SampleBatch) -> SampleRequests:
         prefixes = [request.prefix for request in requests]
         if all(prefix is None for prefix in prefixes):
             return sample_batch(observation, noise)
-        given = [prefix or Prefix.none(shape) for prefix in prefixes]
-        stacked = Prefix(np.stack([p.actions for p in given]), np.stack([p.weights for p in given]))
-        return sample_batch(observation, noise, stacked)
+        return sample_batch(
+            observation, noise, Prefix.stacked([prefix or Prefix.none(shape) for prefix in prefixes])
+        )
 
     return sample_requests
 

@@ -8,6 +8,7 @@ import pytest
 
 from dp_ros.errors import UserError
 from dp_ros.inference import load
+from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.thread_count import fastest_engine, thread_counts
 from dp_ros.paths import share_dir
@@ -95,3 +96,12 @@ def test_a_model_says_what_was_chosen(
 def test_a_negative_count_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="threads: got -1, expected 1 or more, or 0"):
         load_engine(tmp_path, threads=-1)
+
+
+def test_what_is_measured_encodes_its_pictures_each_time() -> None:
+    engine = load_engine(share_dir() / "models" / "pusht_image", "native", threads=1)
+    assert isinstance(engine, CheckedEngine)
+    for _ in range(3):
+        before = engine.pictures_encoded
+        engine.warm_up()
+        assert engine.pictures_encoded - before == engine.task.n_obs_steps

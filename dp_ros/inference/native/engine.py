@@ -16,7 +16,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,6 @@ from dp_ros.inference.ranges import scale_and_offset
 from dp_ros.inference.sampler import SamplerSpec, denoising_steps, guidance_gain, step_noise
 from dp_ros.policies.specs import UnetSpec, conditioning_of
 from dp_ros.runtime.prefix import Prefix
-from dp_ros.task import TaskSpec
-
-if TYPE_CHECKING:
-    from dp_ros.inference.encoder import PictureEncoders
 
 LIBRARY = "libdp_ros_unet1d.so"
 _NEEDED_FLAGS = {"avx2", "fma"}
@@ -114,30 +110,32 @@ class NativeEngine(CheckedEngine):
         }
         longest = self.task.n_obs_steps - 1 + network.prefix_steps if network.prefix_steps else 0
         self._can_be_known = np.arange(self.task.horizon) < longest
-        self._encoders = _encoders(folder, manifest, self.task, threads)
+        if any(spec.is_image for spec in self.task.observations.values()):
+            from dp_ros.inference.encoder import encoders_of
+
+            self._encoders = encoders_of(folder, manifest, self.task, threads)
         self._network = _Network(layout, manifest.sampler, threads)
 
     def sample_batch(
         self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None = None
     ) -> Floats:
         """See `Engine.sample_batch`."""
-        return self._finite(
-            self._draw({key: np.asarray(value) for key, value in observation.items()}, noise, prefix)
-        )
-
-    @property
-    def pictures_encoded(self) -> int:
-        """How many there were so far; one that was seen before is not encoded again."""
-        return 0 if self._encoders is None else self._encoders.encoded
+        seen = {key: np.asarray(value) for key, value in observation.items()}
+        rows = [
+            self.encode_pictures({key: value[i] for key, value in seen.items()}) for i in range(len(noise))
+        ]
+        for key in rows[0] if rows else ():
+            seen[key] = np.stack([row[key] for row in rows])
+        return self._finite(self._draw(seen, noise, prefix))
 
     def _compute(self, observation: dict[str, NDArray[Any]], noise: Floats, prefix: Prefix | None) -> Floats:
         given = None if prefix is None else Prefix(prefix.actions[None], prefix.weights[None])
         return self._draw({key: value[None] for key, value in observation.items()}, noise[None], given)[0]
 
     def _draw(self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None) -> Floats:
-        """Actions (B, horizon, dim) in robot units, for B of everything."""
+        """Actions (B, horizon, dim) in robot units, for B of everything; of cameras `observation` has the features."""
         # Row by row: a product of matrices would round a row by how many others there are.
-        films = np.stack([row @ self._observation_film for row in _mish(self.encode(observation))])
+        films = np.stack([row @ self._observation_film for row in _mish(self._condition(observation))])
         sampler = self.manifest.sampler
         fresh = None
         if sampler.method == "ddpm":
@@ -164,14 +162,13 @@ class NativeEngine(CheckedEngine):
             return actions
         return np.where(prefix.weights[..., None] >= 1, prefix.actions, actions)
 
-    def encode(self, observation: Mapping[str, NDArray[Any]]) -> Floats:
-        """What the U-Net is told of observations {stream: (B, n_obs_steps, *shape)}: (B, O), normalised."""
+    def _condition(self, observation: Mapping[str, NDArray[Any]]) -> Floats:
+        """What the U-Net is told of observations {stream: (B, n_obs_steps, *shape or F)}: (B, O), normalised."""
         parts = []
         for key, spec in self.task.observations.items():
             seen = observation[key]
             if spec.is_image:
-                assert self._encoders is not None
-                parts.append(self._encoders.encode(key, seen))
+                parts.append(seen)
                 continue
             scale, offset = self._ranges[key]
             parts.append(seen.reshape(*seen.shape[:2], -1) * scale + offset)
@@ -308,16 +305,6 @@ def cpu_flags() -> set[str]:
     except OSError:
         return set()
     return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
-
-
-def _encoders(folder: Path, manifest: Manifest, task: TaskSpec, threads: int) -> PictureEncoders | None:
-    """Those of the model's cameras, None if it has none."""
-    cameras = {key: spec for key, spec in task.observations.items() if spec.is_image}
-    if not cameras:
-        return None
-    from dp_ros.inference.encoder import PictureEncoders
-
-    return PictureEncoders(folder, manifest, cameras, task.n_obs_steps, threads)
 
 
 def _pointer(array: Floats) -> int:
