@@ -1,20 +1,25 @@
 """Bags on the disk: which there are, what they hold, and their messages in the order of arrival.
 
-Read by the `rosbags` package, so that no ROS tool has to be installed, in both storages. Easy to get wrong: a bag comes
-from anywhere, so files that its metadata names outside of its folder and chunks that claim to expand beyond reason are
-refused before anything of it is read, and whatever the library raises becomes a message for a person.
+Read by the `rosbags` package, so that no ROS tool has to be installed, in both storages, of any version, compressed or
+not. Messages are handed on as they are stored, so a bag needs no definitions of types, and those of topics that nobody
+asks for do not matter. Easy to get wrong: a bag comes from anywhere, so files that its metadata names outside of its
+folder and whatever expands beyond reason are refused before anything of it is read, and whatever the library raises
+becomes a message for a person.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Reader
 
+from dp_ros.bridge.bags.expansion import MAX_CHUNK_BYTES, expand_file, expanded_message, expands_beyond
 from dp_ros.errors import UserError
 
 FILES = (".mcap", ".db3")
@@ -22,8 +27,6 @@ FILES = (".mcap", ".db3")
 UNFINISHED = ".unfinished.mcap"
 _MAGIC = b"\x89MCAP0\r\n"
 _CHUNK, _CHUNK_INDEX_HEADER = 0x06, struct.Struct("<QQQ")
-#: A chunk holds a few messages, or one large one.
-MAX_CHUNK_BYTES = 2**29
 
 
 def bags_of(source: Path) -> list[Path]:
@@ -55,14 +58,19 @@ def bags_of(source: Path) -> list[Path]:
 
 
 def topics_of(path: Path) -> dict[str, str]:
-    """Topics of a bag and the types of their messages. Raises UserError."""
-    with _opened(path) as reader:
-        return {connection.topic: connection.msgtype for connection in reader.connections}
+    """Topics of a bag and the types of their messages, joined by "and" where there are several. Raises UserError."""
+    found: dict[str, list[str]] = {}
+    with _opened(path) as (reader, _):
+        for connection in reader.connections:
+            kinds = found.setdefault(connection.topic, [])
+            if connection.msgtype not in kinds:
+                kinds.append(connection.msgtype)
+    return {topic: " and ".join(kinds) for topic, kinds in found.items()}
 
 
 def messages_of(path: Path, topics: Sequence[str]) -> Iterator[tuple[str, bytes, int]]:
     """Topic, content (CDR) and time of arrival, ns, of the messages of some topics. Raises UserError."""
-    with _opened(path) as reader:
+    with _opened(path) as (reader, compressed):
         chosen = [connection for connection in reader.connections if connection.topic in topics]
         if not chosen:
             return
@@ -70,26 +78,71 @@ def messages_of(path: Path, topics: Sequence[str]) -> Iterator[tuple[str, bytes,
         while True:
             with _said(path):
                 found = next(messages, None)
-            if found is None:
-                return
-            connection, time_ns, data = found
-            yield connection.topic, bytes(data), int(time_ns)
+                if found is None:
+                    return
+                connection, time_ns, data = found
+                content = expanded_message(path, bytes(data), MAX_CHUNK_BYTES) if compressed else bytes(data)
+            yield connection.topic, content, int(time_ns)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[AnyReader]:
-    with _said(path):
-        files = _files_of(path) if path.is_dir() else [path]
-        for file in files:
-            if file.suffix == ".mcap":
-                _check_chunks(path, file)
-        reader = AnyReader([path])
-        reader.open()
-    try:
-        yield reader
-    finally:
-        with contextlib.suppress(Exception):  # of a bag that is damaged; what was wrong has been said
-            reader.close()
+def _opened(path: Path) -> Iterator[tuple[Reader, bool]]:
+    """A bag, and whether each of its messages is compressed."""
+    with contextlib.ExitStack() as stack:
+        with _said(path):
+            bag, compressed = path, False
+            if path.is_dir():
+                said = _metadata(path)
+                files = _files_of(path, said)
+                mode = str(said.get("compression_mode") or "none").lower()
+                compressed = mode == "message"
+                if mode in ("file", "message") and said.get("compression_format") != "zstd":
+                    raise UserError(
+                        f"{path}: is compressed as {said.get('compression_format')}, expected zstd; write it anew with "
+                        "`ros2 bag convert`"
+                    )
+                if mode == "file":
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dp_ros_bag_"))
+                    bag, files = _expanded(path, said, files, Path(folder))
+                elif compressed:
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dp_ros_bag_"))
+                    bag = _described(Path(folder), said, files)
+            else:
+                files = [path]
+            for file in files:
+                if file.suffix == ".mcap":
+                    _check_chunks(path, file)
+            reader = Reader(bag)
+            reader.open()
+
+        def close() -> None:
+            with contextlib.suppress(Exception):  # of a bag that is damaged; what was wrong has been said
+                reader.close()
+
+        stack.callback(close)
+        yield reader, compressed
+
+
+def _expanded(path: Path, said: dict[str, Any], files: list[Path], folder: Path) -> tuple[Path, list[Path]]:
+    """A copy of a bag whose files are compressed, without that."""
+    expanded = []
+    for file in files:
+        out = folder / file.stem
+        expand_file(path, file, out, MAX_CHUNK_BYTES)
+        expanded.append(out)
+    return _described(folder, said, expanded), expanded
+
+
+def _described(folder: Path, said: dict[str, Any], files: list[Path]) -> Path:
+    """A bag of these files in `folder` of which the library is not told that anything is compressed."""
+    for file in files:
+        if file.parent != folder:
+            (folder / file.name).symlink_to(file.resolve())
+    plain = {**said, "compression_mode": "", "compression_format": ""}
+    plain["relative_file_paths"] = [file.name for file in files]
+    text = yaml.safe_dump({"rosbag2_bagfile_information": plain})
+    (folder / "metadata.yaml").write_text(text, encoding="utf-8")
+    return folder
 
 
 @contextlib.contextmanager
@@ -105,10 +158,14 @@ def _said(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _files_of(path: Path) -> list[Path]:
-    """Files that a bag's metadata names; all of them in its folder."""
+def _metadata(path: Path) -> dict[str, Any]:
     said = yaml.safe_load((path / "metadata.yaml").read_text(encoding="utf-8"))
-    names = said["rosbag2_bagfile_information"]["relative_file_paths"]
+    return dict(said["rosbag2_bagfile_information"])
+
+
+def _files_of(path: Path, said: dict[str, Any]) -> list[Path]:
+    """Files that a bag's metadata names; all of them in its folder, where the first versions named it, too."""
+    names = said["relative_file_paths"]
     files = []
     for name in names:
         file = path / str(name)
@@ -116,12 +173,12 @@ def _files_of(path: Path) -> list[Path]:
             raise UserError(
                 f"{path}: metadata.yaml names {name}, which is outside of the bag; it was not opened"
             )
-        files.append(file)
+        files.append(file if file.exists() else path / file.name)
     return files
 
 
 def _check_chunks(path: Path, file: Path) -> None:
-    """Refuse an MCAP file whose chunks claim to expand beyond reason (https://mcap.dev/spec, chunk)."""
+    """Refuse an MCAP file whose chunks expand beyond reason (https://mcap.dev/spec, chunk)."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         if opened.read(len(_MAGIC)) != _MAGIC:
@@ -134,10 +191,25 @@ def _check_chunks(path: Path, file: Path) -> None:
             if length > size - at - 9:
                 return  # truncated: the library says so, or stops before it
             if kind == _CHUNK and length >= _CHUNK_INDEX_HEADER.size:
-                expanded = _CHUNK_INDEX_HEADER.unpack(opened.read(_CHUNK_INDEX_HEADER.size))[2]
+                content = opened.read(length)
+                expanded = _CHUNK_INDEX_HEADER.unpack_from(content)[2]
                 if expanded > MAX_CHUNK_BYTES:
                     raise UserError(
                         f"{path}: a chunk claims to expand from {length} to {expanded} bytes, more than "
                         f"{MAX_CHUNK_BYTES}; it was not opened"
                     )
+                name, data = _compressed(content)
+                if expands_beyond(data, name, MAX_CHUNK_BYTES):
+                    raise UserError(
+                        f"{path}: a chunk expands from {length} to more than {MAX_CHUNK_BYTES} bytes, though it claims "
+                        f"{expanded}; it was not opened"
+                    )
             at += 9 + length
+
+
+def _compressed(chunk: bytes) -> tuple[str, bytes]:
+    """How the records of a chunk are compressed, and these."""
+    at = _CHUNK_INDEX_HEADER.size + 4  # after the sizes and the checksum
+    length = int.from_bytes(chunk[at : at + 4], "little")
+    name = chunk[at + 4 : at + 4 + length].decode("utf-8", errors="replace")
+    return name, chunk[at + 4 + length + 8 :]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import struct
 from pathlib import Path
 from typing import Any
 
+import lz4.frame
 import numpy as np
 import pytest
+import yaml
+import zstandard
 
 pytest.importorskip("rclpy")
 
 from mcap.reader import make_reader  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer  # noqa: E402
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer  # noqa: E402
 from rosbags.typesys import Stores, get_typestore  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 
+from dp_ros.bridge.bags import bag_files  # noqa: E402
 from dp_ros.bridge.bags.bag_files import messages_of  # noqa: E402
 from dp_ros.bridge.bags.encoders import encode_command, encode_observation  # noqa: E402
 from dp_ros.bridge.bags.episode_marks import MARK_TOPIC, EpisodeMark  # noqa: E402
@@ -145,10 +150,16 @@ def test_others_can_read_the_bag(tmp_path: Path) -> None:
 class Bag:
     """A bag as a robot's computer would have written it, in either storage."""
 
-    def __init__(self, path: Path, plugin: StoragePlugin = StoragePlugin.MCAP) -> None:
+    def __init__(
+        self,
+        path: Path,
+        plugin: StoragePlugin = StoragePlugin.MCAP,
+        compression: CompressionMode | None = None,
+    ) -> None:
         self.store = get_typestore(Stores.ROS2_JAZZY)
         self.path, self.messages = path, []  # type: ignore[var-annotated]
-        self._plugin = plugin
+        self.others: list[tuple[int, str, str, str, bytes]] = []  # with the definition of their type
+        self._plugin, self._compression = plugin, compression
 
     def put(self, time_ns: int, topic: str, kind: str, message: Any) -> None:
         self.messages.append((time_ns, topic, kind, serialize_message(message)))
@@ -171,7 +182,13 @@ class Bag:
             self.put(time_ns + 1, task.action.topic, task.action.type, command)
 
     def close(self) -> Path:
-        with Writer(self.path, version=9, storage_plugin=self._plugin) as writer:
+        bag = Writer(self.path, version=9, storage_plugin=self._plugin)
+        if self._compression is not None:
+            bag.set_compression(self._compression, CompressionFormat.ZSTD)
+        with bag as writer:
+            for time_ns, topic, kind, definition, data in self.others:
+                connection = writer.add_connection(topic, kind, msgdef=definition, rihs01="RIHS01_00")
+                writer.write(connection, time_ns, data)
             connections: dict[str, Any] = {}
             for time_ns, topic, kind, data in sorted(self.messages, key=lambda m: m[0]):
                 if topic not in connections:
@@ -342,3 +359,122 @@ def test_marks_survive_their_text(tmp_path: Path) -> None:
     record(tmp_path / "x.zarr", small_task(), [3])
     export_mcap(ReplayBuffer.open(tmp_path / "x.zarr"), [0], tmp_path / "x.mcap", nothing)
     assert len(list(messages_of(tmp_path / "x.mcap", [MARK_TOPIC]))) == 2
+
+
+def as_humble_wrote_it(path: Path) -> Path:
+    """A SQLite bag turned into one of version 5, which has no definitions of its types."""
+    (file,) = path.glob("*.db3")
+    with sqlite3.connect(file) as database:
+        database.execute("DROP TABLE message_definitions")
+        database.execute("ALTER TABLE topics DROP COLUMN type_description_hash")
+        database.execute("UPDATE schema SET schema_version = 3")
+    database.close()
+    metadata = yaml.safe_load((path / "metadata.yaml").read_text())
+    said = metadata["rosbag2_bagfile_information"]
+    said["version"] = 5
+    for topic in said["topics_with_message_count"]:
+        topic["topic_metadata"].pop("type_description_hash")
+        topic["topic_metadata"]["offered_qos_profiles"] = ""
+    for name in ("ros_distro", "custom_data"):
+        said.pop(name, None)
+    said["relative_file_paths"] = [f"{path.name}/{file.name}"]
+    (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return path
+
+
+def test_a_bag_of_an_older_ros_is_read_though_it_defines_no_types(tmp_path: Path) -> None:
+    task, bag = small_task(), Bag(tmp_path / "bag", StoragePlugin.SQLITE3)
+    bag.demonstrate(task, T0, 6)
+    path = as_humble_wrote_it(bag.close())
+    assert import_bag(path, task, tmp_path / "x.zarr", nothing).startswith("1 episodes")
+    (file,) = path.glob("*.db3")
+    assert import_bag(file, task, tmp_path / "y.zarr", nothing).startswith("1 episodes")
+    assert ReplayBuffer.open(tmp_path / "x.zarr").digest() == ReplayBuffer.open(tmp_path / "y.zarr").digest()
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_a_compressed_bag_gives_the_same_rows(
+    tmp_path: Path, plugin: StoragePlugin, mode: CompressionMode
+) -> None:
+    task, digests = small_task(), []
+    for name in ("plain", "compressed"):
+        bag = Bag(tmp_path / name, plugin, mode if name == "compressed" else None)
+        bag.demonstrate(task, T0, 6)
+        import_bag(bag.close(), task, tmp_path / f"{name}.zarr", nothing)
+        digests.append(ReplayBuffer.open(tmp_path / f"{name}.zarr").digest())
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("name", ["bag_0.db3.zstd", "bag_0.mcap.zstd"])
+def test_a_compressed_file_that_expands_beyond_reason_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(bag_files, "MAX_CHUNK_BYTES", 2**20)
+    bag = Bag(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.FILE)
+    bag.demonstrate(small_task(), T0, 2)
+    path = bag.close()
+    (file,) = path.glob("*.zstd")
+    file.unlink()
+    (path / name).write_bytes(zstandard.compress(bytes(2**26)))
+    text = (path / "metadata.yaml").read_text().replace(file.name, name)
+    (path / "metadata.yaml").write_text(text)
+    refused(path, tmp_path, name, "which no bag does")
+
+
+def test_a_compressed_message_that_expands_beyond_reason_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bag_files, "MAX_CHUNK_BYTES", 2**20)
+    bag = Bag(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
+    bag.demonstrate(small_task(), T0, 2)
+    path = bag.close()
+    (file,) = path.glob("*.db3")
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE messages SET data = ?", (zstandard.compress(bytes(2**26)),))
+    database.close()
+    refused(path, tmp_path, "expands to more than 1048576")
+
+
+@pytest.mark.parametrize("packed", ["zstd", "zstd twice", "lz4"])
+def test_a_chunk_that_lies_about_its_size_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: str
+) -> None:
+    monkeypatch.setattr(bag_files, "MAX_CHUNK_BYTES", 2**20)
+    name, content = packed.split()[0].encode(), zstandard.compress(bytes(2**23))
+    if packed == "lz4":
+        content = lz4.frame.compress(bytes(2**23))
+    elif packed == "zstd twice":
+        content = zstandard.compress(b"x") + content
+    chunk = struct.pack("<QQQI", 0, 0, 10, 0) + struct.pack("<I", len(name)) + name
+    chunk += struct.pack("<Q", len(content)) + content
+    head = b"\x89MCAP0\r\n" + b"\x01" + struct.pack("<QII", 8, 0, 0)
+    (tmp_path / "lie.mcap").write_bytes(head + b"\x06" + struct.pack("<Q", len(chunk)) + chunk)
+    refused(tmp_path / "lie.mcap", tmp_path, "though it claims 10")
+
+
+def with_another_type(path: Path, plugin: StoragePlugin, topic: str, definition: str) -> Path:
+    """The bag in `path` with a topic of a type that nobody here knows."""
+    bag = Bag(path, plugin)
+    bag.demonstrate(small_task(), T0, 5)
+    bag.messages = [m for m in bag.messages if m[1] != topic]
+    bag.others = [(T0 + 1, topic, "somebody_msgs/msg/Thing", definition, b"\x00\x01\x00\x00\x07")]
+    return bag.close()
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("definition", ["float64 x", "", "no_such_msgs/Type t", "\x00{{ not a definition"])
+def test_a_type_that_nobody_knows_matters_only_on_a_topic_that_is_needed(
+    tmp_path: Path, plugin: StoragePlugin, definition: str
+) -> None:
+    beside = with_another_type(tmp_path / "beside", plugin, "/other", definition)
+    assert import_bag(beside, small_task(), tmp_path / "x.zarr", nothing).startswith("1 episodes")
+    needed = with_another_type(tmp_path / "needed", plugin, "/joints", definition)
+    refused(needed, tmp_path, "/joints has type somebody_msgs/msg/Thing", "sensor_msgs/msg/JointState")
+
+
+def test_a_needed_topic_with_two_types_is_refused(tmp_path: Path) -> None:
+    bag = Bag(tmp_path / "bag")
+    bag.demonstrate(small_task(), T0, 5)
+    bag.others = [(T0 + 1, "/joints", "somebody_msgs/msg/Thing", "float64 x", b"\x00\x01\x00\x00\x07")]
+    refused(bag.close(), tmp_path, "has type somebody_msgs/msg/Thing and sensor_msgs/msg/JointState")
