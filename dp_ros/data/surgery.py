@@ -1,9 +1,10 @@
-"""Episodes copied from recordings into new ones: merged, split, some left out.
+"""Episodes copied from recordings into new ones: merged, split, some left out; and labelled afterwards.
 
 The steps of a recording that is there are never changed. What takes its place is written beside it, complete, and the
 two change names; the old one stays as NAME.before_N. Only what a person says of an episode is written where it lies,
-each file in one step, and nothing of it while a recorder has the recording open. Easy to get wrong: recordings of different tasks have arrays of the same
-names and shapes that mean different things, so only those of one task are put together.
+each file in one step, and nothing of it while a recorder has the recording open. Easy to get wrong: recordings of
+different tasks have arrays of the same names and shapes that mean different things, so only those of one task are put
+together.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def replace_with(path: Path, episodes: Sequence[int]) -> Path:
             os.rename(draft, path)
         except OSError as error:  # a recorder that was started in this very moment has made one of its own
             raise UserError(
-                f"{path}: was made anew meanwhile, by a recorder; all episodes are in {kept}, the chosen ones in {draft}"
+                f"{path}: a recorder made it anew meanwhile; all episodes are in {kept}, the chosen ones in {draft}"
             ) from error
         sync_folder(path.parent)
     return kept
@@ -170,7 +171,8 @@ def label_episode(path: Path, index: int, label: Label, *, replace: bool = False
         lost = label.replaces(buffer, index)
         if lost and not replace:
             raise UserError(
-                f"{path}: episode {index} is said to have {', '.join(lost)}; that would be lost. Say --yes to replace it"
+                f"{path}: episode {index} is said to have {', '.join(lost)}; that would be lost. Say --yes to "
+                "replace it"
             )
         successes, infos = buffer.episode_success, buffer.episode_info
         store = DurableStore(path)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dp_ros.data.episode_writer import EpisodeWriter
-from dp_ros.data.lock import RecordingError
 from dp_ros.data.layout import NO_SEED
+from dp_ros.data.lock import RecordingError
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.takeovers import stretches, takeover_episodes
 from dp_ros.errors import UserError
