@@ -15,6 +15,7 @@ import numpy as np
 from dp_ros.bridge.outputs import TrajectoryOutput
 from dp_ros.bridge.setpoint_process import SetpointProcess
 from dp_ros.bridge.ticker import TickStatistics
+from dp_ros.bridge.watchers import count_executors
 from dp_ros.runtime.motion.spline import TrajectoryPoints
 from dp_ros.runtime.outlet import Outlet
 from dp_ros.task import ActionSpec
@@ -68,10 +69,11 @@ class CommandStream:
 
     @property
     def listeners(self) -> int:
-        """How many subscribe to the command topic."""
+        """How many subscribe to the command topic and do not only watch; of setpoints, no more than they reach."""
+        known = count_executors(self._node, self._action.topic)
         if self._setpoints is not None and not self._dry_run:
-            return self._setpoints.listeners
-        return int(self._node.count_subscribers(self._action.topic))
+            return min(known, self._setpoints.listeners)
+        return known
 
     @property
     def dry_run(self) -> bool:

@@ -18,6 +18,7 @@ from dp_ros.bridge.client import RosClient
 from dp_ros.bridge.clock import to_ns
 from dp_ros.bridge.codecs import CodecProblem, decode, decode_setpoint, decode_trajectory, message_class
 from dp_ros.bridge.qos import observation_qos
+from dp_ros.bridge.watchers import MOTION_RECORDER
 from dp_ros.calibration.motion_recording import MotionRecording, Samples, column_names
 from dp_ros.calibration.pictures import thumbnail
 from dp_ros.data.layout import ACTION
@@ -53,7 +54,7 @@ def record_motion(
     Raises:
         UserError: if a stream does not come, or gives what the task does not say.
     """
-    with RosClient("motion_recorder", check, timeout_s) as client:
+    with RosClient(MOTION_RECORDER, check, timeout_s) as client:
         listener = _Listener(client.node, task)
         try:
             client.wait(lambda: not listener.silent(), "the streams of the task")

@@ -33,6 +33,7 @@ from dp_ros.bridge.lockstep import DONE_TOPIC, LockstepParticipant
 from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.qos import latched_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
+from dp_ros.bridge.watchers import RECORDER
 from dp_ros.data.disk_space import DiskSpace
 from dp_ros.data.episode_writer import EpisodeWriter, set_aside_path
 from dp_ros.data.layout import UNMARKED
@@ -53,7 +54,7 @@ class RecorderNode(Node):
     """The recorder as a node (services `~/start`, `~/save`, `~/discard`, `~/mark`, `~/delete_last`; `~/status`)."""
 
     def __init__(self) -> None:
-        super().__init__("recorder")
+        super().__init__(RECORDER)
         options = declared_options(self)
         task = self._task = options.task
         self._lockstep, self._operator = options.lockstep, options.operator

@@ -22,6 +22,7 @@ from dp_ros.bridge.observations import ObservationIntake
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import reliable_qos
 from dp_ros.bridge.spin import run_node
+from dp_ros.bridge.watchers import VIEW
 from dp_ros.data.formats.rerun import APPLICATION, RerunLog, blueprint, rerun_library
 from dp_ros.errors import UserError
 from dp_ros.msg import PolicyStatus
@@ -38,7 +39,7 @@ class ViewNode(Node):
     """The viewer's node."""
 
     def __init__(self) -> None:
-        super().__init__("view")
+        super().__init__(VIEW)
         task = self._task = load_task(
             declare(self, "task", "pusht_image", "task file or name", read_only=True)
         )

@@ -15,8 +15,10 @@ import yaml
 
 pytest.importorskip("rclpy")
 
+import rclpy
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from dp_ros import bringup
@@ -222,6 +224,9 @@ def test_a_dry_run_does_everything_but_send(robot: Robot, tmp_path: Path) -> Non
 
 def test_a_goal_waits_for_a_controller_and_gives_up_with_the_reason(ros_domain: int) -> None:
     with Robot(listens=False) as robot, policy(silent_grace_s=0.5):
+        recorder = rclpy.create_node("recorder", context=robot.node.context)
+        recorder.create_subscription(JointTrajectory, "/pusht/joint_trajectory", lambda _: None, 10)
+        robot.until(lambda: robot.node.count_subscribers("/pusht/joint_trajectory"), "one who only watches")
         robot.until(lambda: robot.statuses and robot.statuses[-1].reason == "CONTROLLER_SILENT", "the status")
         handle = robot.send_goal(30.0)
         assert handle.accepted
@@ -229,3 +234,4 @@ def test_a_goal_waits_for_a_controller_and_gives_up_with_the_reason(ros_domain: 
         assert result.reason == "CONTROLLER_SILENT"
         assert "/pusht/joint_trajectory" in result.message
         assert robot.chunks == []
+        recorder.destroy_node()
