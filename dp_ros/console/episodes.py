@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from dp_ros.data.layout import TIMESTAMP, UNMARKED
+from dp_ros.data.layout import ACTION, TIMESTAMP, UNMARKED
 from dp_ros.data.pictures import jpeg, thumbnail
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
+from dp_ros.runtime.replay import Floats, commands_of
+from dp_ros.task import TaskSpec
 
 _THUMBNAIL_PX = 160
 #: Rows of values that a browser gets of an episode, at most; the rest is left out evenly.
@@ -70,6 +72,22 @@ class Episodes:
             if key != TIMESTAMP and (values := buffer.rows(key, begin, end)).ndim <= 2
         }
         return {"rows": rows.tolist(), "time": (rows * dt_s).round(4).tolist(), "streams": streams}
+
+    def commands(self, index: int) -> tuple[TaskSpec, Floats]:
+        """The task of an episode and its commands (n, command_dim), to replay it.
+
+        Raises:
+            LookupError: there is no such episode, or nothing says of which task it is.
+        """
+        buffer, begin, end = self._episode(index)
+        if buffer.task is None:
+            raise LookupError(
+                f"{self.path}: does not say of which task it is, so no robot can be driven by it"
+            )
+        try:
+            return buffer.task, commands_of(buffer.task, buffer.rows(ACTION, begin, end))
+        except (UserError, ValueError) as error:
+            raise LookupError(f"episode {index} cannot be replayed: {error}") from None
 
     def frame(self, index: int, camera: str, row: int, *, small: bool) -> bytes:
         """A picture of an episode as JPEG.

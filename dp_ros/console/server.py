@@ -23,8 +23,21 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from dp_ros.console.access import COOKIE, Access
 from dp_ros.console.desk import Desk
 from dp_ros.console.episodes import Episodes
-from dp_ros.console.messages import FOR_ALL, MOST_BYTES, Deadman, Do, Drive, LetGo, Message, Place, parse
+from dp_ros.console.messages import (
+    FOR_ALL,
+    MOST_BYTES,
+    Deadman,
+    Do,
+    Drive,
+    LetGo,
+    Message,
+    Place,
+    Replay,
+    parse,
+)
 from dp_ros.errors import UserError
+from dp_ros.runtime.replay import Floats
+from dp_ros.task import TaskSpec
 
 PAGE = Path(__file__).parent / "page"
 #: How often a browser gets the state and new pictures, seconds.
@@ -74,6 +87,12 @@ class Robot(Protocol):
 
     def deadman(self, held: bool) -> None:
         """The policy's deadman."""
+
+    def replay(self, episode: int, task: TaskSpec, commands: Floats, speed: float) -> Future[Answer]:
+        """Replay an episode on the robot, for as long as `replay_watched` is called; whether it began."""
+
+    def replay_watched(self) -> None:
+        """Somebody watches the episode that is replayed."""
 
 
 class ConsoleServer:
@@ -242,7 +261,7 @@ class ConsoleServer:
     def _steer(self, person: int, message: Message) -> str:
         """Pass on what a hand on a device says; returns why that is refused."""
         if not self._desk.has(person):
-            return "" if isinstance(message, LetGo) else "take control first"
+            return "" if isinstance(message, LetGo | Replay) else "take control first"
         try:
             if isinstance(message, Place):
                 return self._robot.place(message.place)
@@ -254,6 +273,8 @@ class ConsoleServer:
             self._robot.deadman(message.deadman)
         elif isinstance(message, LetGo):
             self._robot.let_go()
+        elif isinstance(message, Replay):
+            self._robot.replay_watched()
         return ""
 
     async def _answer(self, socket: web.WebSocketResponse, person: int, request: Do) -> None:
@@ -270,10 +291,21 @@ class ConsoleServer:
             self._desk.give_up(person)
             return True, "released"
         log.info("console: %s: %s", self._desk.name(person), request.do)
+        if request.do == "robot.replay":
+            return await self._replay(person, request)
+        return await _answered(self._robot.do(request))
+
+    async def _replay(self, person: int, request: Do) -> Answer:
+        if request.episode is None:
+            return False, "say which episode"
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._robot.do(request)), ANSWER_S)
-        except TimeoutError:
-            return False, f"no answer within {ANSWER_S:g} s"
+            task, commands = await asyncio.to_thread(self._episodes.commands, request.episode)
+        except LookupError as error:
+            return False, str(error.args[0])
+        if not self._desk.has(person):  # any more
+            return False, "take control first"
+        speed = 1.0 if request.speed is None else request.speed
+        return await _answered(self._robot.replay(request.episode, task, commands, speed))
 
     async def _show(self, socket: web.WebSocketResponse, person: int) -> None:
         """Send the facts once, then the newest state and pictures for as long as somebody looks."""
@@ -300,6 +332,13 @@ class ConsoleServer:
     def _let_go(self) -> None:
         self._robot.let_go()
         self._robot.deadman(False)
+
+
+async def _answered(answer: Future[Answer]) -> Answer:
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(answer), ANSWER_S)
+    except TimeoutError:
+        return False, f"no answer within {ANSWER_S:g} s"
 
 
 async def _found(look_up: Callable[..., Any], *args: Any, **more: Any) -> Any:

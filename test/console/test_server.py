@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,6 +22,7 @@ from dp_ros.console.messages import MOST_BYTES, Do, parse
 from dp_ros.console.server import MOST_MALFORMED, Answer, ConsoleServer
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.errors import UserError
+from dp_ros.task import TaskSpec
 from test.data.recorded import random_episode, small_task
 
 
@@ -61,6 +63,15 @@ class StandIn:
 
     def deadman(self, held: bool) -> None:
         self.told.append(("deadman", held))
+
+    def replay(self, episode: int, task: TaskSpec, commands: Any, speed: float) -> Future[Answer]:
+        self.told.append(("replay", episode, task.name, commands.shape, speed))
+        answer: Future[Answer] = Future()
+        answer.set_result((True, "replayed"))
+        return answer
+
+    def replay_watched(self) -> None:
+        self.told.append("watched")
 
 
 class Person:
@@ -169,6 +180,53 @@ def test_a_lost_connection_lets_go_and_gives_control_back(
         assert (await ben.ask("control.take"))[0]
 
     with_session(work)
+
+
+def test_who_has_control_may_replay_an_episode_and_everybody_may_stop_it(
+    server: ConsoleServer, robot: StandIn
+) -> None:
+    async def work(session: aiohttp.ClientSession) -> None:
+        anna, ben = await join(session, server), await join(session, server)
+        await anna.ask("control.take")
+        assert await ben.ask("robot.replay", episode=0) == (False, "take control first")
+        await ben.socket.send_json({"replay": True})  # counts for nothing, and is no mistake
+        assert (await ben.ask("robot.stop_replay"))[0]
+        assert await anna.ask("robot.replay") == (False, "say which episode")
+        assert await anna.ask("robot.replay", episode=7) == (False, "there is no episode 7, but 2")
+        assert "watched" not in robot.told
+        assert await anna.ask("robot.replay", episode=1, speed=0.5) == (True, "replayed")
+        await anna.socket.send_json({"replay": True})
+        await told(robot, "watched")
+
+    with_session(work)
+    assert ("replay", 1, small_task().name, (6, 2), 0.5) in robot.told
+
+
+def test_control_lost_while_the_episode_is_read_replays_nothing(
+    server: ConsoleServer, robot: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, read = threading.Event(), threading.Event()
+    commands = Episodes.commands
+
+    def slowly(episodes: Episodes, index: int) -> Any:
+        reading.set()
+        assert read.wait(10.0)
+        return commands(episodes, index)
+
+    monkeypatch.setattr(Episodes, "commands", slowly)
+
+    async def work(session: aiohttp.ClientSession) -> None:
+        anna = await join(session, server)
+        await anna.ask("control.take")
+        await anna.socket.send_json({"id": 70, "do": "robot.replay", "episode": 0})
+        assert await asyncio.to_thread(reading.wait, 10.0)
+        await anna.ask("control.release")
+        read.set()
+        answer = await anna.until(lambda message: message.get("id") == 70)
+        assert (answer["ok"], answer["message"]) == (False, "take control first")
+
+    with_session(work)
+    assert not [what for what in robot.told if what[0] == "replay"]
 
 
 def test_a_page_of_another_site_gets_no_connection(server: ConsoleServer, robot: StandIn) -> None:
@@ -325,7 +383,9 @@ def test_a_taken_port_is_said(server: ConsoleServer, robot: StandIn, tmp_path: P
             lambda inner: (
                 st.lists(inner, max_size=5)
                 | st.dictionaries(
-                    st.sampled_from(["place", "drive", "let_go", "deadman", "id", "do", "seed", "x"]),
+                    st.sampled_from(
+                        ["place", "drive", "let_go", "deadman", "replay", "id", "do", "episode", "x"]
+                    ),
                     inner,
                     max_size=4,
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,11 +27,21 @@ pytestmark = [
 ]
 
 from dp_ros import bringup  # noqa: E402
+from dp_ros.bridge.client import RosClient  # noqa: E402
+from dp_ros.bridge.qos import reliable_qos  # noqa: E402
 from dp_ros.data.episode_writer import set_aside_path  # noqa: E402
 from dp_ros.data.replay_buffer import ReplayBuffer  # noqa: E402
+from dp_ros.msg import EpisodeStatus  # noqa: E402
 from dp_ros.processes import running  # noqa: E402
 
 LIMIT_MS = 30_000
+#: A gamepad that the browser is made to believe in: `press(button, 1)`, `pad.axes`.
+FAKE_PAD = """
+window.pad = { id: "pad", connected: true, mapping: "standard", axes: [0, 0, 0, 0],
+               buttons: Array.from({ length: 17 }, () => ({ pressed: false, value: 0 })) };
+navigator.getGamepads = () => [window.pad];
+window.press = (i, value) => { window.pad.buttons[i] = { pressed: value > 0.5, value }; };
+"""
 
 
 @contextmanager
@@ -44,7 +55,7 @@ def chromium() -> Iterator[Any]:
 def until(condition: Callable[[], Any], what: str, page: Any, limit_s: float = 30.0) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < end_s, f"waited in vain for {what}"
+        assert time.monotonic() < end_s, f"waited in vain for {what}; {page.inner_text('#replaying')}"
         page.wait_for_timeout(50)
 
 
@@ -68,6 +79,7 @@ class Person:
         page.set_default_timeout(LIMIT_MS)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.add_init_script(FAKE_PAD)
         page.goto(address)
         self.sees("#link", "operator")
 
@@ -83,7 +95,19 @@ class Person:
         self.sees("#control", "Release")
 
     def start_recording(self) -> None:
-        self.page.keyboard.press("c")
+        said = self.page.locator("#toast")
+
+        def begun() -> bool:
+            """Pressed again while the console has not discovered the recorder's services."""
+            self.page.keyboard.press("c")
+            until(
+                lambda: re.search("^recording|already recording|nobody offers", said.inner_text()),
+                "an answer",
+                self.page,
+            )
+            return "nobody offers" not in said.inner_text()
+
+        until(begun, "the recorder", self.page)
         self.sees("#recorder-phase", "recording")
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], moves: int = 25) -> None:
@@ -98,16 +122,61 @@ class Person:
             self.page.wait_for_timeout(50)
         mouse.up()
 
+    def touch(self, start: tuple[float, float], end: tuple[float, float], moves: int = 15) -> None:
+        """The same with a finger on a telephone."""
+        self.page.locator("canvas.point").scroll_into_view_if_needed()
+        box, fingers = (
+            self.page.locator("canvas.point").bounding_box(),
+            self.page.context.new_cdp_session(self.page),
+        )
+        for k in range(moves + 1):
+            x, y = (a + (b - a) * k / moves for a, b in zip(start, end, strict=True))
+            at = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}]
+            kind = "touchMove" if k else "touchStart"
+            fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+            self.page.wait_for_timeout(50)
+        fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
     def picture(self, name: str) -> None:
         if folder := os.environ.get("SCREENSHOTS"):
             self.page.evaluate("scrollTo(0, 0)")
             self.page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
+class World:
+    """What the simulated robot says of itself."""
+
+    def __init__(self, client: RosClient) -> None:
+        self._client, self._status = client, None
+        client.node.create_subscription(EpisodeStatus, "/pusht/status", self._receive, reliable_qos(1))
+
+    def _receive(self, status: Any) -> None:
+        self._status = status
+
+    def now(self) -> np.ndarray:
+        """Agent x and y, block x and y, block angle; said after this was asked."""
+        for _ in range(2):  # the first had waited already
+            self._status = None
+            self._client.wait(lambda: self._status, "/pusht/status")
+        return np.array(self._status.state)  # type: ignore[attr-defined]
+
+    def rests(self, page: Any) -> np.ndarray:
+        """Where the agent is once it stands still."""
+
+        def still() -> bool:
+            before = self.now()
+            page.wait_for_timeout(150)
+            return bool(np.abs(self.now()[:2] - before[:2]).max() < 0.5)
+
+        until(still, "the agent to stand still", page)
+        return self.now()[:2]
+
+
 def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
     out = tmp_path / "x.zarr"
     spec = bringup.console(out=str(out), port=0, operator_name="anna", instruction="push the T")
-    with running(spec) as nodes, chromium() as (driver, browser):
+    with running(spec) as nodes, chromium() as (driver, browser), RosClient("world") as client:
+        world = World(client)
         address = address_of(nodes)
         person = Person(browser.new_page(viewport={"width": 1280, "height": 1000}), address)
         page = person.page
@@ -122,12 +191,18 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
 
         # an episode with the mouse: the T is pushed
         person.sees("#robot-phase", "ready")
+        start = world.now()
         person.start_recording()
-        person.drag((0.3, 0.2), (0.75, 0.75))
+        person.drag((0.46, 0.24), (0.85, 0.6))  # through the T
         person.picture("driving")
+        pushed = world.now()
+        assert np.linalg.norm(pushed[2:4] - start[2:4]) > 20.0, (start, pushed)
         until(lambda: person.steps() > 15, "steps", page)
         page.keyboard.press("m")
         person.sees("#recorder-message", "marked as a success")
+        page.fill("#instruction", "push the T home")
+        page.keyboard.press("Enter")
+        person.sees("#toast", "saved with the next episode")
         page.keyboard.press("s")
         person.sees("#recorder-message", "episode 0 saved")
 
@@ -136,11 +211,13 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
         person.sees("#robot-phase", "ready")
         person.start_recording()
         page.keyboard.down("Space")
+        assert "held" in page.get_attribute("#deadman", "class")
         page.keyboard.down("ArrowRight")
         person.sees("#teleop-state", "taken over")
         until(lambda: person.steps() > 5, "steps", page)
         page.keyboard.up("ArrowRight")
         page.keyboard.up("Space")
+        assert "held" not in page.get_attribute("#deadman", "class")
         page.keyboard.press("x")
         person.sees("#recorder-message", "steps discarded")
         person.start_recording()
@@ -159,14 +236,49 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
             lambda: page.evaluate("document.querySelector('#list img').naturalWidth") > 0, "thumbnail", page
         )
         page.click("#list button")
-        person.sees("#playing-info", "push the T")
+        person.sees("#playing-info", "push the T home")
         page.click("#play")
         person.sees("#at", "8 (0.8 s)")
         page.click("#play")
         page.fill("#scrub", "3")
         until(lambda: page.locator("#frame").get_attribute("data-row") == "3", "the picture of step 3", page)
         person.picture("review")
+
+        # and it is replayed on the robot
+        page.click("#replay")
+        person.sees("#confirm-says", "The robot will go to agent_x")
+        page.click("#confirm-yes")
+        person.sees("#teleop-state", "replaying")
+        person.sees("#replaying", " of ")
+        person.picture("replay")
+        person.sees("#replaying", "Episode 0 on the robot: replayed")
+        last = ReplayBuffer.open(out).episode(0)["action"][-1]
+        assert np.linalg.norm(world.rests(page) - last) < 5.0
+
+        # a second time, and Escape stops it on its way; the next stop is somebody else's
+        page.click("#replay")
+        page.click("#confirm-yes")
+        person.sees("#replaying", "goes to its first command")
+        page.keyboard.press("Escape")
+        person.sees("#replaying", "ended: the emergency stop was pressed")
+        person.sees("#alarm", "Emergency stop is pressed")
+        world.rests(page)
+        page.click("#replay")
+        page.click("#confirm-yes")
+        person.sees("#toast", "the emergency stop is pressed; clear it first")
+        page.click('[data-do="policy.clear_emergency_stop"]')
+        until(lambda: page.locator("#alarm").is_hidden(), "the end of the alarm", page)
         page.click("#close")
+
+        # a gamepad drives while a shoulder button is held
+        page.evaluate("pad.axes = [1, 0, 0, 0]")
+        before = world.rests(page)
+        page.evaluate("press(4, 1)")
+        until(lambda: abs(world.now()[0] - before[0]) > 40.0, "the gamepad to drive", page)
+        page.evaluate("press(4, 0)")
+        person.sees("#teleop-state", "taken over")  # the place where it stopped is commanded for a while
+        world.rests(page)
+        page.evaluate("pad.axes = [0, 0, 0, 0]")
 
         # somebody else watches from a telephone, and may stop
         phone = Person(
@@ -183,11 +295,8 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
         page.keyboard.press("p")
         person.sees("#policy-state", "running")
         person.sees("#robot-phase", "running")
-        until(
-            lambda: page.evaluate("document.querySelectorAll('.graph span')[1].textContent").endswith("ms"),
-            "latency",
-            page,
-        )
+        for graph in ("inference and latency", "longest time between ticks"):
+            person.sees(f".graph:has-text('{graph}')", " ms")
         person.picture("policy")
         phone.picture("phone")
         phone.page.tap("#stop")
@@ -205,17 +314,30 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
         person.sees("#policy-state", "running")
         person.drag((0.5, 0.5), (0.3, 0.5), moves=15)
         person.sees("#policy-state", "running")
-        page.keyboard.press("o")
+        page.keyboard.press("Escape")
+        person.sees("#policy-message", "EMERGENCY_STOP")
+        page.click('[data-do="policy.clear_emergency_stop"]')
         person.sees("#policy-state", "idle")
 
-        # control is free again once its holder is gone
+        # control is free again once its holder is gone, and a finger drives, too
         page.close()
         phone.sees("#control", "Take control")
+        phone.page.tap("#control")
+        phone.sees("#control", "Release")
+        phone.touch((0.5, 0.15), (0.8, 0.15))
+        assert np.linalg.norm(world.rests(phone.page) - np.array([0.8, 0.15]) * 512) < 60.0
+        phone.picture("phone_driving")
+
+        # what is wrong with a stream is shown while nothing is recorded, too
+        os.kill(nodes.pids["pusht"], signal.SIGSTOP)
+        phone.sees("#problems", "image")
+        os.kill(nodes.pids["pusht"], signal.SIGCONT)
         assert person.errors == [] and phone.errors == []
 
     buffer = ReplayBuffer.open(out)
     assert buffer.n_episodes == 1 and buffer.episode_success.tolist() == [1]
     assert buffer.episode_info[0]["operator"] == "anna"
+    assert buffer.episode_info[0]["instruction"] == "push the T home"
     assert ReplayBuffer.open(set_aside_path(out)).n_episodes == 1
     episode = buffer.episode(0)
     action, position = episode["action"], episode["agent_pos"]

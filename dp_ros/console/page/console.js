@@ -15,7 +15,7 @@ function connect() {
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => (typeof data === "string" ? receive(JSON.parse(data)) : picture(data));
   socket.onclose = () => {
-    state = null; letGo(false);
+    state = null; letGo(false); replaying = replayAsked = false;
     for (const settle of waiting.values()) settle({ ok: false, message: "the connection is lost" });
     waiting.clear(); pill("link", "disconnected", "bad"); setTimeout(connect, 1000);
   };
@@ -51,20 +51,31 @@ function setUp(given) {
     label.textContent = name; caption.append(label, pace); figure.append(canvas, caption); $("cameras").append(figure);
     canvas.width = canvas.height = 480; canvas.setAttribute("aria-label", `camera ${name}`);
     const camera = { name, canvas, pace, bitmap: null, times: [] };
-    if (facts.plane && index === 0) point(canvas);
+    if (facts.plane && index === facts.plane_camera) point(canvas);
     cameras.push(camera);
   });
+  options($("main-camera"), ["all", ...facts.cameras]); $("choice").hidden = cameras.length < 2; mainCamera();
   if (!cameras.length) text("hint", "This task has no camera; state and commands are drawn below.");
   else if (facts.plane) text("hint", "Press on the picture and drag: the robot follows while you hold. Red: where you point, green: what is commanded, dots: what the policy plans next.");
   else text("hint", "");
   const keys = keyPairs();
-  text("keys", `Keys while Space is held: ${facts.drives.slice(0, keys.length).map((name, i) => `${name} ${keys[i].map(keyName).join(" ")}`).join(", ")}. Gamepad: shoulder button held, sticks drive.`);
+  text("keys", `Keys while Space is held: ${facts.drives.slice(0, keys.length).map((name, i) => `${name} ${keys[i].map(keyName).join(" ")}`).join(", ")}.`);
+  const byPad = facts.gamepad.filter(({ words }) => words !== "nothing"), idle = facts.gamepad.filter(({ words }) => words === "nothing");
+  text("pad-keys", `Gamepad while a shoulder button is held: ${byPad.map(({ name, words }) => `${name} ${words}`).join(", ")}.${idle.length ? ` Nothing drives ${idle.map(({ name }) => name).join(", ")}.` : ""}`);
+  toggled = facts.drives.map(() => 0);
   $("graphs").replaceChildren(); graphs.clear();
   for (const stream of facts.streams) graph(stream, "");
-  graph("inference and latency", "ms"); graph("setpoint jitter, p99", "ms"); graph("queue", "s");
+  graph("inference and latency", "ms"); graph(facts.jitter, "ms"); graph("queue", "s");
 }
 const ARROWS = [["ArrowLeft", "ArrowRight"], ["ArrowUp", "ArrowDown"]];
 const LETTERS = [["KeyA", "KeyD"], ["KeyW", "KeyE"], ["KeyJ", "KeyL"], ["KeyK", "KeyI"], ["KeyF", "KeyG"], ["KeyV", "KeyB"]];
+function options(select, names) { select.replaceChildren(...names.map((name) => Object.assign(document.createElement("option"), { value: name, textContent: name }))); }
+function mainCamera() {
+  const chosen = $("main-camera").value;
+  $("cameras").classList.toggle("one", chosen !== "all");
+  for (const camera of cameras) camera.canvas.parentNode.classList.toggle("main", camera.name === chosen);
+}
+$("main-camera").addEventListener("change", () => { mainCamera(); $("main-camera").blur(); });
 // In a picture y goes down, in space up.
 function keyPairs() { return [ARROWS[0], facts.plane ? ARROWS[1] : [...ARROWS[1]].reverse(), ...LETTERS].slice(0, facts.drives.length); }
 function keyName(code) { return { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓" }[code] || code.replace("Key", ""); }
@@ -77,8 +88,8 @@ function show() {
   button.setAttribute("aria-pressed", String(mine));
   text("control", mine ? "Release control" : control.holder ? `${control.holder} has control` : "Take control");
   button.disabled = !mine && control.holder !== null;
-  for (const node of document.querySelectorAll("[data-do]")) node.disabled = !mine && node.dataset.do !== "policy.cancel";
-  $("deadman").disabled = !mine;
+  for (const node of document.querySelectorAll("[data-do]")) node.disabled = !mine && !STOPS.includes(node.dataset.do);
+  for (const id of ["deadman", "operator", "instruction", "replay", "confirm-yes"]) $(id).disabled = !mine;
   const stopped = state.stopped, alarm = $("alarm");
   alarm.hidden = !stopped; if (stopped) alarm.textContent = "Emergency stop is pressed. Nothing moves until somebody with control clears it.";
 
@@ -91,6 +102,8 @@ function show() {
     const key = `${recorder.path} ${recorder.episodes}`;
     if (key !== listed) { listed = key; episodes(); }
   } else pill("recorder-phase", "no recorder");
+  $("labels").hidden = !state.labels;
+  if (state.labels) for (const [id, name] of Object.entries(LABELS)) if (document.activeElement !== $(id) && !labelling) $(id).value = state.labels[name];
 
   if (policy) {
     const calm = { idle: "", running: "good" };
@@ -105,13 +118,21 @@ function show() {
     pill("robot-phase", robot.success ? "solved" : robot.phase, robot.success ? "good" : "");
     text("score", fixed(robot.score, 2)); text("coverage", fixed(robot.coverage, 2)); text("seed", robot.seed);
   }
-  const driven = state.commanded ? "commanding" : "let go";
-  pill("teleop-state", state.problem || (policy && policy.takeover ? "taken over" : driven), state.problem ? "warn" : state.commanded ? "good" : "");
+  const { replay } = state, active = Boolean(replay && replay.active);
+  if (!active && !replayAsked) replaying = false;
+  $("replaying").hidden = !replay;
+  if (replay) {
+    const how = { approach: "goes to its first command", playing: `${replay.progress_s.toFixed(1)} of ${replay.seconds.toFixed(1)} s`, stopping: "comes to rest", done: "replayed", failed: `ended: ${replay.problem}` };
+    text("replay-says", `Episode ${replay.episode} on the robot: ${how[replay.phase]}`);
+  }
+  document.querySelector('[data-do="robot.stop_replay"]').hidden = !active;
+  const driven = active ? "replaying" : state.commanded ? "commanding" : "let go";
+  pill("teleop-state", state.problem || (policy && policy.takeover && !active ? "taken over" : driven), state.problem ? "warn" : state.commanded ? "good" : "");
 
   const now = performance.now() / 1000;
   for (const stream of facts.streams) plot(stream, now, state.streams[stream]);
   plot("inference and latency", now, policy && policy.state !== "idle" ? [policy.inference_ms, policy.latency_ms] : null);
-  plot("setpoint jitter, p99", now, policy && policy.jitter_ms !== null ? [policy.jitter_ms] : null);
+  plot(facts.jitter, now, policy && policy.jitter_ms !== null ? [policy.jitter_ms] : null);
   plot("queue", now, policy && policy.state !== "idle" ? [policy.queue_s] : null);
   for (const camera of cameras) draw(camera);
 }
@@ -143,7 +164,7 @@ function draw(camera) {
     pen.fillStyle = "#000a"; pen.fillRect(0, 0, canvas.width, canvas.height);
     pen.fillStyle = "#fff"; pen.font = "22px system-ui"; pen.fillText("no pictures are coming", 20, 40);
   }
-  if (!facts.plane || camera !== cameras[0]) return;
+  if (!facts.plane || camera !== cameras[facts.plane_camera]) return;
   if (state.chunk && state.policy && state.policy.state !== "idle") {
     const points = state.chunk.values.map((value) => onCanvas(canvas, value));
     pen.lineWidth = 2; pen.strokeStyle = "#ffffffb0"; pen.beginPath(); points.forEach(([x, y]) => pen.lineTo(x, y)); pen.stroke();
@@ -179,46 +200,63 @@ const hold = $("deadman");
 hold.addEventListener("pointerdown", (event) => { hold.setPointerCapture(event.pointerId); buttonHeld = true; say(); });
 for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) hold.addEventListener(end, () => { buttonHeld = false; say(); });
 hold.addEventListener("contextmenu", (event) => event.preventDefault());
+// What is wished of each command, and whether a hand has just moved something: a gripper keeps what it was told.
 function rates() {
-  const keys = keyPairs().map(([less, more]) => (pressed.has(more) ? 1 : 0) - (pressed.has(less) ? 1 : 0));
-  const wished = facts.drives.map((_, i) => keys[i] || 0), pad = gamepad();
-  padHeld = Boolean(pad && [4, 5].some((i) => pad.buttons[i] && pad.buttons[i].pressed));
-  if (pad && padHeld) facts.drives.forEach((_, i) => {
-    const value = pad.axes[i] || 0, beyond = Math.max(Math.abs(value) - DEADZONE, 0) / (1 - DEADZONE);
-    const sign = !facts.plane && i % 2 === 1 ? -1 : 1; // a stick pushed away is negative
-    if (beyond && !wished[i]) wished[i] = sign * Math.sign(value) * beyond;
+  const keys = keyPairs().map(([less, more]) => (pressed.has(more) ? 1 : 0) - (pressed.has(less) ? 1 : 0)), pad = gamepad();
+  padHeld = Boolean(pad && [4, 5].some((i) => down(pad, i)));
+  let moved = keys.some((value) => value !== 0);
+  const wished = facts.gamepad.map((control, i) => {
+    if (keys[i]) { if (control.toggle !== undefined) toggled[i] = keys[i]; return keys[i]; }
+    if (control.toggle !== undefined) {
+      const now = Boolean(pad && down(pad, control.toggle)), fresh = padHeld && now && !togglesDown.has(i);
+      if (now) togglesDown.add(i); else togglesDown.delete(i);
+      if (fresh) { toggled[i] = toggled[i] > 0 ? -1 : 1; moved = true; }
+      return toggled[i];
+    }
+    const value = pad && padHeld ? tilt(pad, control) : 0;
+    moved ||= value !== 0;
+    return value;
   });
-  return wished;
+  return [wished, moved];
+}
+const togglesDown = new Set();
+let toggled = [];
+function down(pad, i) { return Boolean(pad.buttons[i] && pad.buttons[i].pressed); }
+function tilt(pad, { axis, sign, less, more }) {
+  const part = (i) => (pad.buttons[i] ? pad.buttons[i].value || Number(pad.buttons[i].pressed) : 0);
+  const value = axis !== undefined ? sign * (pad.axes[axis] || 0) : less !== undefined ? part(more) - part(less) : 0;
+  return Math.sign(value) * Math.max(Math.abs(value) - DEADZONE, 0) / (1 - DEADZONE);
 }
 function gamepad() { return [...(navigator.getGamepads ? navigator.getGamepads() : [])].find((pad) => pad && pad.connected) || null; }
 function say() {
   if (!facts || !state) return;
-  const wished = rates(), held = spaceHeld || buttonHeld || padHeld;
+  const [wished, moved] = rates(), held = spaceHeld || buttonHeld || padHeld;
   hold.classList.toggle("held", held || pointer !== null);
   const mine = state.control.yours;
   if (mine && pointer) { send({ place: pointer }); send({ deadman: true }); }
   else if (mine && held) {
-    driving = driving || wished.some((value) => value !== 0); // from the first movement on the hand drives until it lets go
+    driving = driving || moved; // from the first movement on the hand drives until it lets go
     send({ deadman: true }); if (driving) send({ drive: wished });
   } else if (wasHeld) letGo(true);
   wasHeld = mine && (held || pointer !== null);
+  if (replaying) send({ replay: true });
 }
 function letGo(tell) {
   driving = false; wasHeld = false;
   if (tell) { send({ let_go: true }); if (state && state.control.yours) send({ deadman: false }); }
 }
 setInterval(say, SAY_MS);
-function drop() { spaceHeld = buttonHeld = false; pointer = null; pressed.clear(); say(); }
+function drop() { if (replaying) { replaying = false; send({ let_go: true }); } spaceHeld = buttonHeld = false; pointer = null; pressed.clear(); say(); }
 for (const event of ["blur", "pagehide"]) window.addEventListener(event, drop);
 document.addEventListener("visibilitychange", () => { if (document.hidden) drop(); });
-window.addEventListener("gamepadconnected", ({ gamepad: pad }) => text("gamepad", `${pad.id}: hold a shoulder button and move the sticks.`));
+window.addEventListener("gamepadconnected", ({ gamepad: pad }) => text("gamepad", `${pad.id}: hold a shoulder button to drive.${pad.mapping === "standard" ? "" : " The browser does not know its layout; sticks and buttons may be others (parameter gamepad)."}`));
 window.addEventListener("gamepaddisconnected", () => text("gamepad", "The gamepad is gone."));
 
 const SHORTCUTS = { KeyC: "record.start", KeyS: "record.save", KeyX: "record.discard", Backspace: "record.delete_last", KeyP: "policy.run", KeyO: "policy.cancel", KeyR: "robot.reset" };
 const MARKS = { KeyM: true, KeyN: false };
 window.addEventListener("keydown", (event) => {
   if (event.code === "Escape") { event.preventDefault(); emergencyStop(); return; }
-  if (event.target instanceof HTMLInputElement && event.target.type === "number") return;
+  if (event.target instanceof HTMLElement && event.target.matches("input:not([type=range]), select")) { if (event.code === "Enter") event.target.blur(); return; }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.code === "Space") { event.preventDefault(); if (!event.repeat) { spaceHeld = true; say(); } return; }
   if (facts && spaceHeld && keyPairs().flat().includes(event.code)) { event.preventDefault(); pressed.add(event.code); return; }
@@ -246,12 +284,22 @@ function act(action, more = {}) {
   if (action === "policy.run") more = { time_limit_s: Math.max(Number($("limit").value) || 60, 1) };
   ask(action, more);
 }
-function emergencyStop() { letGo(true); ask("policy.emergency_stop"); }
+function emergencyStop() {
+  letGo(!replaying); // the stop itself ends a replay, and says why
+  replaying = false; $("confirm").hidden = true; ask("policy.emergency_stop");
+}
 $("stop").addEventListener("click", emergencyStop);
 $("control").addEventListener("click", () => { $("control").blur(); ask(state && state.control.yours ? "control.release" : "control.take"); });
 for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => {
   const more = button.dataset.success === undefined ? {} : { success: button.dataset.success === "true" };
   act(button.dataset.do, more); button.blur();
+});
+
+const STOPS = ["policy.cancel", "robot.stop_replay"]; // everybody's
+const LABELS = { operator: "operator_name", instruction: "instruction" };
+let labelling = false;
+for (const id of Object.keys(LABELS)) $(id).addEventListener("change", async () => {
+  labelling = true; await ask("record.label", { [id]: $(id).value.trim() }); labelling = false;
 });
 
 // --- graphs ---------------------------------------------------------------------------------------------------------
@@ -290,11 +338,21 @@ function curves(canvas, rows, first, last, cursor = null) {
 }
 
 // --- episodes -------------------------------------------------------------------------------------------------------
-let shownCamera = null, playing = null, timer = 0;
+let shownCamera = null, recorded = [], replaying = false, replayAsked = false, playing = null, timer = 0;
 async function episodes() {
   const answer = await fetch("api/episodes"); if (!answer.ok) return;
-  const { episodes: all, cameras: names } = await answer.json(); shownCamera = names[0] || null;
-  $("list").replaceChildren(...all.reverse().map((episode) => {
+  const { episodes: all, cameras: names } = await answer.json(); recorded = all.reverse();
+  if (!names.includes(shownCamera)) shownCamera = names[0] || null;
+  options($("shown-camera"), names); $("shown-choice").hidden = names.length < 2;
+  if (shownCamera) $("shown-camera").value = shownCamera;
+  thumbnails();
+  if (playing && playing.episode.index >= recorded.length) close();
+}
+$("shown-camera").addEventListener("change", () => {
+  shownCamera = $("shown-camera").value; $("shown-camera").blur(); thumbnails(); if (playing) seek(playing.row);
+});
+function thumbnails() {
+  $("list").replaceChildren(...recorded.map((episode) => {
     const item = document.createElement("li"), button = document.createElement("button"), line = document.createElement("div"), small = document.createElement("small");
     button.dataset.episode = episode.index;
     if (shownCamera) button.append(Object.assign(document.createElement("img"), { loading: "lazy", alt: "", src: frameUrl(episode.index, Math.floor(episode.steps / 2), true) }));
@@ -303,18 +361,17 @@ async function episodes() {
     small.textContent = [`${episode.steps} steps`, episode.seconds !== null && `${episode.seconds} s`, episode.info.operator].filter(Boolean).join(", ");
     button.append(line, small); button.addEventListener("click", () => open(episode)); item.append(button); return item;
   }));
-  if (playing && playing.episode.index >= all.length) close();
 }
 function frameUrl(index, row, small) { return `api/episodes/${index}/${encodeURIComponent(shownCamera)}/${row}.jpg?v=${encodeURIComponent(listed)}${small ? "&small" : ""}`; }
 async function open(episode) {
   stopPlaying();
   const answer = await fetch(`api/episodes/${episode.index}/values`); if (!answer.ok) { toast(await answer.text(), true); return; }
   playing = { episode, values: await answer.json(), row: 0, loading: false };
-  $("player").hidden = false; text("playing", `Episode ${episode.index}`);
+  $("player").hidden = false; $("confirm").hidden = true; text("playing", `Episode ${episode.index}`);
   text("playing-info", [episode.info.instruction, episode.info.saved_at].filter(Boolean).join(", "));
   $("scrub").max = episode.steps - 1; seek(0); $("player").scrollIntoView({ block: "nearest" });
 }
-function close() { stopPlaying(); playing = null; $("player").hidden = true; }
+function close() { stopPlaying(); playing = null; $("confirm").hidden = true; $("player").hidden = true; }
 function seek(row) {
   if (!playing) return;
   playing.row = Math.min(Math.max(row, 0), playing.episode.steps - 1); $("scrub").value = playing.row;
@@ -322,11 +379,11 @@ function seek(row) {
   text("at", `${playing.row} (${(playing.row * dt).toFixed(1)} s)`);
   curves($("trace"), time.map((t, i) => [t, streams.action[i]]), 0, time[time.length - 1] || 1, playing.row * dt);
   if (!shownCamera || playing.loading) return;
-  const shown = playing, at = shown.row, image = new Image(); shown.loading = true;
+  const shown = playing, at = shown.row, of = shownCamera, image = new Image(); shown.loading = true;
   image.onload = image.onerror = () => {
     shown.loading = false; if (playing !== shown) return;
-    if (image.naturalWidth) { const pen = $("frame").getContext("2d"); pen.drawImage(image, 0, 0, $("frame").width, $("frame").height); $("frame").dataset.row = at; }
-    if (shown.row !== at && !timer) seek(shown.row);
+    if (image.naturalWidth) { const pen = $("frame").getContext("2d"); pen.drawImage(image, 0, 0, $("frame").width, $("frame").height); $("frame").dataset.row = at; $("frame").dataset.camera = of; }
+    if ((shown.row !== at && !timer) || shownCamera !== of) seek(shown.row);
   };
   image.src = frameUrl(shown.episode.index, at, false);
 }
@@ -339,4 +396,18 @@ $("play").addEventListener("click", () => {
 });
 $("scrub").addEventListener("input", () => { stopPlaying(); seek(Number($("scrub").value)); });
 $("close").addEventListener("click", close);
+$("replay").addEventListener("click", () => {
+  stopPlaying(); $("replay").blur();
+  const { episode } = playing, first = playing.values.streams.action[0], seconds = (episode.steps / facts.rate_hz).toFixed(1);
+  const start = first.length === facts.names.length ? first.map((value, i) => `${facts.names[i]} ${value.toPrecision(4)}`).join(", ") : "where it began";
+  text("confirm-says", `The robot will go to ${start} slowly, then follow the ${episode.steps} commands of episode ${episode.index} for ${seconds} s. Clear its way. It goes on while this page is in front; Esc stops it.`);
+  $("confirm").hidden = false; $("confirm").scrollIntoView({ block: "nearest" });
+});
+$("confirm-no").addEventListener("click", () => { $("confirm").hidden = true; });
+$("confirm-yes").addEventListener("click", async () => {
+  $("confirm").hidden = true; $("confirm-yes").blur();
+  replaying = replayAsked = true; // from now on this page says that somebody is in front of it
+  const answer = await ask("robot.replay", { episode: playing.episode.index, speed: Number($("replay-speed").value) });
+  replayAsked = false; if (!answer.ok) replaying = false;
+});
 connect();
