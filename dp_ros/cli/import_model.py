@@ -3,8 +3,9 @@
     dp-ros import lerobot outputs/train/checkpoints/last/pretrained_model models/mine
     dp-ros import stanford epoch=0500-test_mean_score=0.900.ckpt models/mine
 
-The network must observe vectors. Without --task, a task is derived and written into the model folder as task.yaml: fill
-in its topics, and give it to the policy node as `task`; names of actions stay as they are, unless --task gives others.
+U-Nets on vectors, on pictures by a ResNet-18, or both. Without --task, a task is derived and written into the model
+folder as task.yaml: fill in its topics, and give it to the policy node as `task`; names of actions stay as they are,
+unless --task gives others. The streams of a task that you give must have the network's order; a message says which.
 """
 
 from __future__ import annotations
@@ -67,5 +68,11 @@ def run(args: argparse.Namespace) -> int:
         text = yaml.safe_dump(policy.task.model_dump(mode="json", exclude_unset=True), sort_keys=False)
         (args.model / TASK_FILE).write_text(text, encoding="utf-8")
         lines.append(f"fill in topics, rate and limits of {args.model / TASK_FILE} before a robot runs it")
+    resized = [key for key, spec in policy.task.observations.items() if spec.resize is not None]
+    if resized and task is None:
+        lines.append(
+            f"{', '.join(resized)}: the policy scales its pictures; here the task does (resize), by another filter, so "
+            "pixels differ a little; a camera that gives this size needs no scaling"
+        )
     Console().print("\n".join(lines), highlight=False, soft_wrap=True)
     return 0

@@ -2,7 +2,8 @@
 
 The normalisation lies in the state file of the step `normalizer_processor` of `policy_preprocessor.json`; older folders
 have it among the weights, as `normalize_inputs.buffer_observation_state.min` and so on. Easy to get wrong: a feature
-of type ENV is not normalised unless `normalization_mapping` names that type, which LeRobot's defaults do not.
+of type ENV is not normalised unless `normalization_mapping` names that type, which LeRobot's defaults do not; the
+network takes the state first, then the cameras in the order of the configuration, then the environment.
 Sources: huggingface/lerobot, `configuration_diffusion.py`, `modeling_diffusion.py`, `normalize_processor.py`,
 `migrate_policy_normalization.py`.
 """
@@ -10,7 +11,7 @@ Sources: huggingface/lerobot, `configuration_diffusion.py`, `modeling_diffusion.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dp_ros.errors import UserError
-from dp_ros.importing.policy import Affine, Timing, assemble, derived_task, sampler_of
+from dp_ros.importing.policy import (
+    Affine,
+    Timing,
+    assemble,
+    derived_task,
+    picture_of,
+    sampler_of,
+    stream_name,
+)
 from dp_ros.importing.unet import Names, read_unet
+from dp_ros.importing.vision import LEROBOT, ForeignVision, Picture, read_vision
 from dp_ros.policies.policy import Policy
 from dp_ros.task import TaskSpec
 
 NAMES = Names("conv1.block", "conv2.block", "2")
-_STREAMS = {"observation.state": "state", "observation.environment_state": "environment_state"}
+_STATE, _ENVIRONMENT = "observation.state", "observation.environment_state"
 _UNET = "diffusion.unet."
+_ENCODER = "diffusion.rgb_encoder."
+_VISUAL = "VISUAL"
 _EPS = 1e-8
 _OLD = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 
@@ -52,7 +64,7 @@ def load_lerobot(folder: Path, name: str, rate_hz: float, task: TaskSpec | None 
     dims = _features(config, source)
     weights = _tensors(folder / "model.safetensors")
     unet = {key[len(_UNET) :]: value for key, value in weights.items() if key.startswith(_UNET)}
-    left = [key for key in weights if not key.startswith((_UNET, *_OLD))]
+    left = [key for key in weights if not key.startswith((_UNET, _ENCODER, *_OLD))]
     if left:
         raise UserError(f"{folder / 'model.safetensors'}: {left[0]}: weights of a part that is not supported")
     method = str(_get(config, "noise_scheduler_type", source)).lower()
@@ -62,34 +74,86 @@ def load_lerobot(folder: Path, name: str, rate_hz: float, task: TaskSpec | None 
         rate_hz if task is None else task.rate_hz,
         *(int(_get(config, key, source)) for key in ("n_obs_steps", "horizon", "n_action_steps")),
     )
-    stats = _statistics(folder, weights)
-    normalization = {
-        _STREAMS.get(key, key): _affine(key, dim, config, stats, source) for key, dim in dims.items()
-    }
+    stats = _statistics(folder, weights, dims)
+    normalization = {key: _affine(key, dim, config, stats, source) for key, dim in dims.items()}
+    pictures = _pictures(config, source)
+    for key in pictures:
+        normalization[key] = Affine.of_pixels(normalization[key].scale, normalization[key].offset)
+    names = {key: stream_name(key.removeprefix("observation.")) for key in dims}
+    vision = _vision(config, weights, pictures, str(folder / "model.safetensors"))
     read = read_unet(unet, NAMES, int(_get(config, "n_groups", source)), str(folder / "model.safetensors"))
     if task is None:
-        observed = {_STREAMS[key]: dim for key, dim in dims.items() if key != "action"}
+        observed = {names[key]: pictures.get(key, dim) for key, dim in dims.items() if key != "action"}
         task = derived_task(name, timing, observed, _limits(stats.get("action", {}), dims["action"], source))
-    return assemble(read, task, timing, normalization, sampler, str(folder))
+    return assemble(
+        read,
+        task,
+        timing,
+        {names[key]: each for key, each in normalization.items()},
+        sampler,
+        str(folder),
+        vision and vision.renamed(names),
+        {names[key]: picture for key, picture in pictures.items()},
+    )
 
 
 def _features(config: Mapping[str, Any], source: str) -> dict[str, int]:
-    """Number of values of each feature, in the order in which the network takes them, the action last."""
+    """Number of values of each feature, channels of pictures, in the order of the network, the action last."""
     inputs, outputs = _get(config, "input_features", source), _get(config, "output_features", source)
-    unknown = [key for key in inputs if key not in _STREAMS]
+    cameras = [key for key, feature in inputs.items() if feature.get("type") == _VISUAL]
+    unknown = [key for key in inputs if key not in (_STATE, _ENVIRONMENT, *cameras)]
     if unknown:
         raise UserError(
-            f"{source}: input {unknown[0]}: supported are {', '.join(_STREAMS)}; pictures are not yet"
+            f"{source}: input {unknown[0]}: supported are {_STATE}, {_ENVIRONMENT} and cameras (type {_VISUAL})"
         )
-    if "observation.state" not in inputs or "action" not in outputs:
-        raise UserError(
-            f"{source}: expected observation.state among input_features and action in output_features"
-        )
-    features = {key: inputs[key] for key in _STREAMS if key in inputs} | {"action": outputs["action"]}
+    if _STATE not in inputs or "action" not in outputs:
+        raise UserError(f"{source}: expected {_STATE} among input_features and action in output_features")
+    order = [_STATE, *cameras, *([_ENVIRONMENT] if _ENVIRONMENT in inputs else [])]
+    features = {key: inputs[key] for key in order} | {"action": outputs["action"]}
     for key, feature in features.items():
-        if not isinstance(feature, dict) or len(feature.get("shape", ())) != 1:
-            raise UserError(f"{source}: {key}: got {feature}, expected a shape of one dimension")
+        n_dims = 3 if key in cameras else 1
+        if not isinstance(feature, dict) or len(feature.get("shape", ())) != n_dims:
+            raise UserError(f"{source}: {key}: got {feature}, expected a shape of {n_dims} dimension(s)")
     return {key: int(feature["shape"][0]) for key, feature in features.items()}
+
+
+def _pictures(config: Mapping[str, Any], source: str) -> dict[str, Picture]:
+    """What the cameras give, and what of it the network looks at."""
+    resized, cropped = config.get("resize_shape"), config.get("crop_shape")
+    if resized is not None:
+        # As LeRobot does it: what is cropped of a picture that was scaled is a share of it.
+        share = float(config.get("crop_ratio", 1.0))
+        cropped = [int(resized[0] * share), int(resized[1] * share)] if share < 1.0 else None
+    return {
+        key: picture_of(feature["shape"], resized, cropped, f"{source}: {key}")
+        for key, feature in config["input_features"].items()
+        if feature.get("type") == _VISUAL
+    }
+
+
+def _vision(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], pictures: Mapping[str, Picture], source: str
+) -> ForeignVision | None:
+    """The encoders, None without cameras."""
+    found = {key[len(_ENCODER) :]: value for key, value in weights.items() if key.startswith(_ENCODER)}
+    if not pictures:
+        if found:
+            raise UserError(f"{source}: {_ENCODER}: weights of an encoder, but no camera is among the inputs")
+        return None
+    if (backbone := config.get("vision_backbone", "resnet18")) != "resnet18":
+        raise UserError(f"{source}: vision_backbone: got {backbone!r}, supported is 'resnet18'")
+    encoders: dict[str, dict[str, Tensor]] = {}
+    for key, value in found.items():
+        number, _, rest = key.partition(".")
+        if number.isdecimal() and int(number) < len(pictures):
+            encoders.setdefault(list(pictures)[int(number)], {})[rest] = value
+        else:
+            encoders.setdefault("shared", {})[key] = value
+    if set(encoders) not in ({"shared"}, set(pictures)):
+        raise UserError(
+            f"{source}: {_ENCODER}: expected one encoder, or one for each of {len(pictures)} cameras"
+        )
+    return read_vision(encoders, LEROBOT, pictures, True, source)
 
 
 def _affine(
@@ -150,7 +214,9 @@ def _limits(
     )
 
 
-def _statistics(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _statistics(
+    folder: Path, weights: Mapping[str, Tensor], features: Iterable[str]
+) -> dict[str, dict[str, Tensor]]:
     """{feature: {statistic: values}} of the processor's file, or else of the buffers among the weights."""
     flat: dict[str, Tensor] = {}
     path = folder / "policy_preprocessor.json"
@@ -163,7 +229,7 @@ def _statistics(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, dict[s
             raise UserError(f"{path}: expected a step normalizer_processor with a state_file in the folder")
         flat = _tensors(folder / files[0])
     else:
-        for key in _STREAMS | {"action": ""}:
+        for key in features:
             for prefix in reversed(_OLD):
                 start = f"{prefix}buffer_{key.replace('.', '_')}."
                 flat |= {f"{key}.{k[len(start) :]}": v for k, v in weights.items() if k.startswith(start)}

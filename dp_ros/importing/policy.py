@@ -7,6 +7,7 @@ Easy to get wrong: the limits of a derived task are the range of the training da
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +18,17 @@ from pydantic import ValidationError
 
 from dp_ros.errors import UserError
 from dp_ros.importing.unet import ForeignUnet
-from dp_ros.inference.manifest import explain
+from dp_ros.importing.vision import ForeignVision, Picture
+from dp_ros.inference.manifest import NetworkSpec, explain
 from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.build import build_policy
 from dp_ros.policies.policy import Policy
-from dp_ros.task import TaskSpec
+from dp_ros.policies.specs import UnetSpec
+from dp_ros.task import ObservationSpec, TaskSpec
 from dp_ros.task.spec import FILL_IN
 
 _SCHEDULE = "squaredcos_cap_v2"
-#: Options of the schedulers of diffusers that change what is drawn, each with the only value that is supported, its default.
+#: Options of diffusers' schedulers that change what is drawn, each with the only value that is supported, its default.
 _SCHEDULER_DEFAULTS: dict[str, Any] = {
     "set_alpha_to_one": True,
     "steps_offset": 0,
@@ -50,6 +53,11 @@ class Affine:
             "min": ((-1.0 - self.offset) / self.scale).tolist(),
             "max": ((1.0 - self.offset) / self.scale).tolist(),
         }
+
+    @classmethod
+    def of_pixels(cls, scale: Any, offset: Any) -> Affine:
+        """For the values 0 to 255 of three channels, of what is meant for 0 to 1; both (3,) or one for all three."""
+        return cls(np.broadcast_to(scale, 3) / 255.0, np.broadcast_to(offset, 3).astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -96,13 +104,43 @@ def sampler_of(
         raise UserError(f"{source}: noise schedule: " + "\n  ".join(explain(error))) from None
 
 
+def picture_of(shape: Any, resized: Any, cropped: Any, source: str) -> Picture:
+    """What a camera of this shape (channels, height, width) gives to a policy that resizes and crops it so.
+
+    `resized` and `cropped` are height and width, or None. Raises UserError for what cannot be.
+    """
+    channels, *size = _whole_numbers(shape, 3, f"{source}: shape")
+    if channels != 3:
+        raise UserError(f"{source}: a picture of {channels} channel(s), supported are 3, red, green and blue")
+    wanted = size if resized is None else _whole_numbers(resized, 2, f"{source}: resize_shape")
+    part = wanted if cropped is None else _whole_numbers(cropped, 2, f"{source}: crop_shape")
+    if part[0] > wanted[0] or part[1] > wanted[1]:
+        raise UserError(f"{source}: crop_shape: got {part}, expected at most {wanted}")
+    crop = None if part == wanted else (part[0], part[1])
+    return Picture((wanted[0], wanted[1]), crop, resized=wanted != size)
+
+
+def _whole_numbers(value: Any, n: int, source: str) -> list[int]:
+    if not isinstance(value, list | tuple) or len(value) != n or not all(type(each) is int for each in value):
+        raise UserError(f"{source}: got {value!r}, expected {n} whole numbers")
+    return list(value)
+
+
+def stream_name(key: str) -> str:
+    """A name that a stream of a task can have, for what another project calls it."""
+    return re.sub(r"[^a-z0-9_]", "_", key.lower())
+
+
 def derived_task(
     name: str,
     timing: Timing,
-    observations: Mapping[str, int],
+    observations: Mapping[str, int | Picture],
     limits: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> TaskSpec:
-    """A task of vectors {stream: number of values} with these limits of the actions; its topics are to be filled in."""
+    """A task with these limits of the actions; its topics are to be filled in.
+
+    `observations` has the number of values of each stream, or the pictures of a camera.
+    """
     low, high = limits
     n = len(low)
     return TaskSpec.from_dict(
@@ -114,15 +152,8 @@ def derived_task(
             "horizon": timing.horizon,
             "n_action_steps": timing.n_action_steps,
             "observations": {
-                key: {
-                    "topic": f"{FILL_IN}/{key}",
-                    "type": "sensor_msgs/msg/JointState",
-                    "fields": ["position"],
-                    "names": [f"{key}_{i}" for i in range(dim)],
-                    "shape": [dim],
-                    "max_age_s": 2.0 / timing.rate_hz,
-                }
-                for key, dim in observations.items()
+                key: {"topic": f"{FILL_IN}/{key}", **_stream(key, seen), "max_age_s": 2.0 / timing.rate_hz}
+                for key, seen in observations.items()
             },
             "action": {
                 "topic": f"{FILL_IN}/action",
@@ -138,6 +169,17 @@ def derived_task(
     )
 
 
+def _stream(key: str, seen: int | Picture) -> dict[str, Any]:
+    """What a task says of a stream beside its topic."""
+    if isinstance(seen, Picture):
+        image: dict[str, Any] = {"type": "sensor_msgs/msg/Image", "encoding": seen.encoding}
+        image["shape"] = [*seen.size, 3]
+        image |= {"resize": list(seen.size)} if seen.resized else {}
+        return image | ({"crop": list(seen.crop)} if seen.crop else {})
+    vector = {"type": "sensor_msgs/msg/JointState", "fields": ["position"], "shape": [seen]}
+    return vector | {"names": [f"{key}_{i}" for i in range(seen)]}
+
+
 def assemble(
     unet: ForeignUnet,
     task: TaskSpec,
@@ -145,15 +187,19 @@ def assemble(
     normalization: Mapping[str, Affine],
     sampler: SamplerSpec,
     source: str,
+    vision: ForeignVision | None = None,
+    pictures: Mapping[str, Picture] | None = None,
 ) -> Policy:
     """The policy, after checking that weights, task and normalisation fit.
 
     `normalization` has an entry for each stream, in the order in which the network takes them, and one for `action`. A
-    single stream may be several of the task, one after the other.
+    single stream may be several of the task, one after the other. `pictures` says which of the streams are cameras, and
+    `vision` what encodes them.
 
     Raises:
         UserError: saying what does not fit.
     """
+    pictures = pictures or {}
     streams = [key for key in normalization if key != "action"]
     for key in ("n_obs_steps", "horizon", "n_action_steps"):
         if getattr(task, key) != getattr(timing, key):
@@ -171,14 +217,20 @@ def assemble(
             **{key: Affine(*part) for key, part in zip(streams, parts, strict=True)},
             "action": normalization["action"],
         }
-    wanted = {key: len(normalization[key].scale) for key in streams}
-    if list(dims.values()) != list(wanted.values()):
-        raise UserError(f"task {task.name}: observes {dims}, {source} takes, in this order, {wanted}")
-    n_values = timing.n_obs_steps * sum(wanted.values())
+    wanted = {key: pictures.get(key, len(normalization[key].scale)) for key in streams}
+    given = {key: _seen(spec) for key, spec in task.observations.items()}
+    if [str(each) for each in given.values()] != [str(each) for each in wanted.values()]:
+        raise UserError(
+            f"task {task.name}: observes {_told(given)}; {source} takes, in this order, {_told(wanted)}"
+        )
+    features = 0 if vision is None else vision.spec.features
+    n_values = timing.n_obs_steps * sum(
+        each if isinstance(each, int) else features for each in wanted.values()
+    )
     if unet.observation_dim != n_values:
         raise UserError(
             f"{source}: the network takes {unet.observation_dim} values as its observation, the configuration makes "
-            f"{n_values} of {wanted} and n_obs_steps {timing.n_obs_steps}"
+            f"{n_values} of {_told(wanted)} and n_obs_steps {timing.n_obs_steps}"
         )
     n_actions = len(normalization["action"].scale)
     if unet.action_dim != n_actions or task.action.dim != n_actions:
@@ -186,18 +238,37 @@ def assemble(
             f"{source}: an action has {unet.action_dim} values in the network, {n_actions} in the normalisation and "
             f"{task.action.dim} in task {task.name}; expected the same number"
         )
-    given = dict(zip(dims, (normalization[key] for key in streams), strict=True))
-    given["action"] = normalization["action"]
-    policy = build_policy(task, {key: each.range for key, each in given.items()}, unet.network, sampler)
-    for key, each in given.items():
-        ours: Any = policy.get_submodule(f"normalizers.{key}")
+    names = dict(zip(streams, task.observations, strict=True)) | {"action": "action"}
+    network: UnetSpec | NetworkSpec = unet.network
+    weights = {f"unet.{key}": value for key, value in unet.weights.items()}
+    if vision is not None:
+        network = UnetSpec(**unet.network.model_dump(exclude={"kind"}), vision=vision.spec)
+        for camera, encoder in vision.encoders.items():
+            prefix = f"vision.encoders.{camera if vision.spec.shared else names[camera]}."
+            weights |= {prefix + key: value for key, value in encoder.items()}
+    policy = build_policy(
+        task, {name: normalization[key].range for key, name in names.items()}, network, sampler
+    )
+    for key, name in names.items():
+        ours: Any = policy.get_submodule(f"{'vision.ranges' if key in pictures else 'normalizers'}.{name}")
         # Where a value hardly changes beside its size, our normaliser only shifts it.
-        if not np.allclose(ours.scale.numpy(), each.scale, rtol=1e-4):
+        if not np.allclose(ours.scale.numpy(), normalization[key].scale, rtol=1e-4, atol=0.0):
             raise UserError(
                 f"{source}: normalisation of {key}: a value hardly changes beside its size; this is not supported"
             )
     try:
-        policy.load_state_dict({f"unet.{key}": value for key, value in unet.weights.items()})
+        policy.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{source}: the weights do not fit together: {error}") from None
     return policy.eval()
+
+
+def _seen(spec: ObservationSpec) -> int | Picture:
+    """What a network is given of a stream of a task."""
+    if not spec.is_image:
+        return spec.dim
+    return Picture((spec.shape[0], spec.shape[1]), spec.crop, encoding=str(spec.encoding))
+
+
+def _told(streams: Mapping[str, int | Picture]) -> str:
+    return ", ".join(f"{key}: {seen}" for key, seen in streams.items())

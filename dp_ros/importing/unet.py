@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dp_ros.errors import UserError
+from dp_ros.importing.weights import WeightReader
 from dp_ros.inference.manifest import NetworkSpec
 
 #: Groups of the last norm in both projects, which neither takes from its configuration.
@@ -61,7 +62,7 @@ def read_unet(weights: Mapping[str, Tensor], names: Names, groups: int, source: 
     """
     if groups != HEAD_GROUPS:
         raise UserError(f"{source}: n_groups: got {groups}, supported is {HEAD_GROUPS}")
-    reader = _Reader(dict(weights), names, source)
+    reader = _Reader(weights, names, source)
     levels = len({key.split(".")[1] for key in weights if key.startswith("down_modules.")})
     if not levels:
         raise UserError(f"{source}: there is no down_modules among the weights; expected a 1-D U-Net")
@@ -77,10 +78,7 @@ def read_unet(weights: Mapping[str, Tensor], names: Names, groups: int, source: 
     for k in range(2):
         reader.move(f"final_conv.0.block.{k}", f"head.0.{k}", out)
     reader.move("final_conv.1", "head.1", out)
-    if reader.weights:
-        raise UserError(
-            f"{source}: {', '.join(sorted(reader.weights)[:3])}: weights of a part that is not supported"
-        )
+    reader.finish()
     widths = [out[f"down.{k}.first.first.0.weight"].shape[0] for k in range(levels)]
     step_dim = out["step_embedding.1.weight"].shape[1]
     out["film.weight"] = torch.cat([weight for weight, _ in reader.films])
@@ -90,23 +88,13 @@ def read_unet(weights: Mapping[str, Tensor], names: Names, groups: int, source: 
     return ForeignUnet(network, first.shape[1], out["film.weight"].shape[1] - step_dim, out)
 
 
-class _Reader:
+class _Reader(WeightReader):
     """Takes weights out of a checkpoint under their old names, blocks in the order in which they run."""
 
-    def __init__(self, weights: dict[str, Tensor], names: Names, source: str) -> None:
-        self.weights, self.names, self.source = weights, names, source
+    def __init__(self, weights: Mapping[str, Tensor], names: Names, source: str) -> None:
+        super().__init__(weights, source)
+        self.names = names
         self.films: list[tuple[Tensor, Tensor]] = []
-
-    def take(self, key: str) -> Tensor:
-        if key not in self.weights:
-            raise UserError(
-                f"{self.source}: weight {key} is missing; the checkpoint is of another network or cut short"
-            )
-        return self.weights.pop(key).detach().float().contiguous()
-
-    def move(self, old: str, new: str, out: dict[str, Tensor]) -> None:
-        for part in ("weight", "bias"):
-            out[f"{new}.{part}"] = self.take(f"{old}.{part}")
 
     def level(self, old: str, new: str, resamples: bool, out: dict[str, Tensor]) -> None:
         self.block(f"{old}.0", f"{new}.first", out)

@@ -48,7 +48,7 @@ class DiffusionPolicy(Policy):
 
     Args:
         task: what is observed and commanded.
-        statistics: `{stream or "action": {"min": [...], "max": [...]}}` of the training data.
+        statistics: `{stream or "action": {"min": [...], "max": [...]}}` of the training data; pictures need none.
         network: shape of the network.
         sampler: noise schedule and what the network predicts.
 
@@ -85,7 +85,8 @@ class DiffusionPolicy(Policy):
                     f"network.vision.features: got {features}, but {key}, which the encoder predicts, has {size} "
                     f"values; set it to {size}"
                 )
-        self.vision = VisionEncoder(cameras, vision) if vision is not None else None
+        pixels = {key: statistics[key] for key in cameras if key in statistics}
+        self.vision = VisionEncoder(cameras, vision, pixels) if vision is not None else None
         frame_dim = sum(spec.dim for key, spec in task.observations.items() if key not in cameras)
         frame_dim += len(cameras) * (vision.features if vision is not None else 0)
         self.unet: ConditionalUnet1d | ActionTransformer

@@ -6,9 +6,16 @@ observe pictures and to no others, so that no option is without effect.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from dp_ros.task import TaskSpec
 
@@ -36,6 +43,16 @@ class VisionSpec(BaseModel):
     """Recorded stream that the task does not observe, such as keypoints that only a simulation can tell: the features
     of a picture are an estimate of its values, normalised, and `features` is their number. None: they are whatever
     helps to act."""
+    activation: Literal["none", "relu"] = "none"
+    """Of the features."""
+    norm: Literal["group", "folded"] = "group"
+    """Of `resnet18`. folded: none, but convolutions with bias, which a batch norm that learns no more comes down to."""
+    pooling: Literal["keypoints", "mean"] = "keypoints"
+    """keypoints: the spatial softmax, and features made of its points; mean: the features are the means of the last
+    maps of `resnet18`, 512 of them."""
+    crop_rounds: bool = False
+    """Where the middle of a picture lies between two pixels, the crop begins at the even one, as with torchvision;
+    else at the first."""
 
     @model_validator(mode="after")
     def _consistent(self) -> VisionSpec:
@@ -43,8 +60,29 @@ class VisionSpec(BaseModel):
             raise ValueError(f"channels: encoder {self.encoder} has its own; leave them out")
         if self.channels is not None and any(c < 8 or c % 8 for c in self.channels):
             raise ValueError(f"channels: got {list(self.channels)}, expected multiples of 8")
+        if self.encoder != "resnet18" and (self.norm, self.pooling) != ("group", "keypoints"):
+            raise ValueError(
+                f"norm {self.norm}, pooling {self.pooling}: are of encoder resnet18; leave them out"
+            )
+        if self.pooling == "mean" and (self.features != 512 or self.hidden):
+            raise ValueError(
+                f"pooling mean: makes 512 features and has no hidden layer, got features {self.features}, hidden "
+                f"{self.hidden}"
+            )
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_what_most_do_not_need(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Older versions read what is written, unless it needs what they do not have."""
+        fields: dict[str, Any] = handler(self)
+        for name in _LATER:
+            if name in fields and fields[name] == type(self).model_fields[name].default:
+                del fields[name]
+        return fields
+
+
+#: Fields of `VisionSpec` that are written only where they are not at their default.
+_LATER = ("activation", "norm", "pooling", "crop_rounds")
 
 #: How the U-Net is told what was observed (Chi et al., 2023, compare the three in their code). global: every block is
 #: modulated by it (FiLM). local: it is put beside the actions of the same steps, through blocks of its own.

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_ros.errors import UserError
+from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.specs import VisionSpec
 from dp_ros.task import ObservationSpec
 
@@ -30,12 +31,16 @@ class VisionEncoder(nn.Module):
     Args:
         cameras: the image streams; their sizes may differ.
         spec: which encoder.
+        ranges: {camera: {"min": [...], "max": [...]}}, the values of each channel that become -1 and 1; 0 and 255
+            where nothing is said of a camera.
 
     Raises:
         UserError: if an encoding cannot be used, or cameras of different channels are to share an encoder.
     """
 
-    def __init__(self, cameras: Mapping[str, ObservationSpec], spec: VisionSpec) -> None:
+    def __init__(
+        self, cameras: Mapping[str, ObservationSpec], spec: VisionSpec, ranges: Statistics | None = None
+    ) -> None:
         super().__init__()
         for key, camera in cameras.items():
             if camera.encoding not in _ENCODINGS:
@@ -48,7 +53,10 @@ class VisionEncoder(nn.Module):
             raise UserError(
                 f"network.vision.shared: cameras have different numbers of channels ({channels}); set it to false"
             )
-        self.cameras, self.shared = dict(cameras), spec.shared
+        self.cameras, self.shared, self.crop_rounds = dict(cameras), spec.shared, spec.crop_rounds
+        self.ranges = nn.ModuleDict(
+            {key: MinMaxNormalizer(each["min"], each["max"]) for key, each in (ranges or {}).items()}
+        )
         names = [_SHARED] if spec.shared else list(cameras)
         self.encoders = nn.ModuleDict(
             {
@@ -64,9 +72,11 @@ class VisionEncoder(nn.Module):
         from the top and from the left; None: in the middle.
         """
         spec = self.cameras[key]
-        pixels, rows, columns = crop(pictures, spec.crop or spec.shape[:2], place)
+        pixels, rows, columns = crop(pictures, spec.crop or spec.shape[:2], place, rounds=self.crop_rounds)
         n, n_steps = pixels.shape[:2]
-        x = pixels.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # (B n_obs_steps, C, h, w)
+        values = pixels.flatten(0, 1).float()  # (B n_obs_steps, h, w, C)
+        values = self.ranges[key].normalize(values) if key in self.ranges else values / 127.5 - 1.0  # type: ignore[operator]
+        x = values.permute(0, 3, 1, 2)  # (B n_obs_steps, C, h, w)
         rows, columns = (
             each.repeat_interleave(n_steps, 0) if place is not None else each for each in (rows, columns)
         )
@@ -76,6 +86,9 @@ class VisionEncoder(nn.Module):
 
 class PictureEncoder(nn.Module):
     """Pictures (N, channels, h, w) from -1 to 1 to features (N, F)."""
+
+    maps: nn.Module | None
+    hidden: nn.Module | None
 
     def __init__(self, channels: int, spec: VisionSpec) -> None:
         super().__init__()
@@ -90,12 +103,15 @@ class PictureEncoder(nn.Module):
             )
             out = second
         else:
-            self.body, out = _resnet18(channels), 512
+            self.body, out = _resnet18(channels, spec.norm == "folded"), 512
+        self.rectifies = spec.activation == "relu"
+        self.maps = self.hidden = None
+        if spec.pooling == "mean":
+            return
         self.maps = nn.Conv2d(out, spec.keypoints, 1)
         self.temperature = spec.softmax_temperature
         n_points = 2 * spec.keypoints
         self.head = nn.Linear(n_points, spec.features)
-        self.hidden: nn.Module | None = None
         if spec.hidden:
             self.hidden = nn.Sequential(
                 nn.Linear(n_points, spec.hidden), nn.ReLU(), nn.Linear(spec.hidden, spec.features)
@@ -107,9 +123,15 @@ class PictureEncoder(nn.Module):
             n, _, h, w = x.shape
             at = [columns.unsqueeze(1).expand(n, h, w), rows.unsqueeze(2).expand(n, h, w)]
             x = torch.cat([x, torch.stack(at, dim=1)], dim=1)
-        points = spatial_softmax(self.maps(self.body(x)) / self.temperature, rows, columns)
-        found: Tensor = self.head(points)
-        return found if self.hidden is None else found + self.hidden(points)
+        seen: Tensor = self.body(x)
+        if self.maps is None:
+            found = seen.mean((2, 3))
+        else:
+            points = spatial_softmax(self.maps(seen) / self.temperature, rows, columns)
+            found = self.head(points)
+            if self.hidden is not None:
+                found = found + self.hidden(points)
+        return F.relu(found) if self.rectifies else found
 
 
 def spatial_softmax(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -121,8 +143,12 @@ def spatial_softmax(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.cat([x, y], dim=1)
 
 
-def crop(pictures: Tensor, size: tuple[int, ...], place: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def crop(
+    pictures: Tensor, size: tuple[int, ...], place: Tensor | None, *, rounds: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Part of `size` (h, w) of pictures (B, n_obs_steps, H, W, C), and where in the whole it lies.
+
+    `rounds` is `VisionSpec.crop_rounds`.
 
     Returns the pixels (B, n_obs_steps, h, w, C), and the middle of each row (B or 1, h) and column (B or 1, w), -1 to
     1 from edge to edge of the whole picture.
@@ -130,7 +156,7 @@ def crop(pictures: Tensor, size: tuple[int, ...], place: Tensor | None) -> tuple
     (height, width), (h, w) = pictures.shape[2:4], size
     row, column = (torch.arange(n, device=pictures.device) for n in (h, w))
     if place is None:
-        top, left = (height - h) // 2, (width - w) // 2
+        top, left = (middle(height, h, rounds), middle(width, w, rounds))
         pixels = pictures[:, :, top : top + h, left : left + w]
         rows, columns = (row + top).unsqueeze(0), (column + left).unsqueeze(0)
     else:
@@ -141,6 +167,11 @@ def crop(pictures: Tensor, size: tuple[int, ...], place: Tensor | None) -> tuple
         pixels = pictures.transpose(1, 2).transpose(2, 3)[sample, rows.unsqueeze(2), columns.unsqueeze(1)]
         pixels = pixels.permute(0, 3, 1, 2, 4)
     return pixels, (rows + 0.5) * (2.0 / height) - 1.0, (columns + 0.5) * (2.0 / width) - 1.0
+
+
+def middle(whole: int, part: int, rounds: bool = False) -> int:
+    """Where a part in the middle of a whole begins, in pixels."""
+    return round((whole - part) / 2) if rounds else (whole - part) // 2
 
 
 def _spread(places: Tensor, n: int) -> Tensor:
@@ -155,32 +186,34 @@ def _conv(channels_in: int, channels_out: int, size: int, stride: int = 1) -> li
     return [conv, nn.GroupNorm(channels_out // 8, channels_out), nn.ReLU()]
 
 
-def _resnet18(channels: int) -> nn.Sequential:
-    """ResNet-18 (He et al., 2016, arXiv 1512.03385) without its head; groups of 16 channels."""
-    stem = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-    layers: list[nn.Module] = [stem, nn.GroupNorm(4, 64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+def _resnet18(channels: int, folded: bool) -> nn.Sequential:
+    """ResNet-18 (He et al., 2016, arXiv 1512.03385) without its head; groups of 16 channels, or norms folded."""
+    layers: list[nn.Module] = [*_normed(channels, 64, 7, 2, folded), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     before = 64
     for width in (64, 128, 256, 512):
-        layers += [_BasicBlock(before, width, 1 if width == 64 else 2), _BasicBlock(width, width, 1)]
+        layers.append(_BasicBlock(before, width, 1 if width == 64 else 2, folded))
+        layers.append(_BasicBlock(width, width, 1, folded))
         before = width
     return nn.Sequential(*layers)
 
 
+def _normed(channels_in: int, channels_out: int, size: int, stride: int, folded: bool) -> list[nn.Module]:
+    """Convolution and group norm of 16 channels a group, or a convolution that a norm has been folded into."""
+    conv = nn.Conv2d(channels_in, channels_out, size, stride, size // 2, bias=folded)
+    return [conv, nn.Identity() if folded else nn.GroupNorm(channels_out // 16, channels_out)]
+
+
 class _BasicBlock(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: int, folded: bool) -> None:
         super().__init__()
-        groups = channels_out // 16
         self.body = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-            nn.GroupNorm(groups, channels_out),
+            *_normed(channels_in, channels_out, 3, stride, folded),
             nn.ReLU(),
-            nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
-            nn.GroupNorm(groups, channels_out),
+            *_normed(channels_out, channels_out, 3, 1, folded),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.GroupNorm(groups, channels_out))
+            self.shortcut = nn.Sequential(*_normed(channels_in, channels_out, 1, stride, folded))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))

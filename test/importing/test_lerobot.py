@@ -162,8 +162,8 @@ def test_limits_are_the_range_that_was_learnt_from_whatever_the_normalisation() 
             "num_inference_steps 6 does not divide num_train_timesteps 20",
         ),
         (
-            {"input_features": {"observation.image": {"type": "VISUAL", "shape": [3, 96, 96]}}},
-            "input observation.image: supported are",
+            {"input_features": {"observation.tactile": {"type": "STATE", "shape": [3]}}},
+            "input observation.tactile: supported are",
         ),
         ({"normalization_mapping": {"STATE": "QUANTILES"}}, "got 'QUANTILES', supported: MIN_MAX"),
         ({"normalization_mapping": {"STATE": "MIN_MAX"}}, "needs min and max, found"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -7,6 +9,8 @@ torch = pytest.importorskip("torch")
 from pydantic import ValidationError  # noqa: E402
 
 from dp_ros.errors import UserError  # noqa: E402
+from dp_ros.inference.manifest import load_manifest  # noqa: E402
+from dp_ros.paths import share_dir  # noqa: E402
 from dp_ros.policies.specs import VisionSpec  # noqa: E402
 from dp_ros.policies.vision import VisionEncoder, crop, spatial_softmax  # noqa: E402
 from dp_ros.task import ObservationSpec  # noqa: E402
@@ -81,6 +85,62 @@ def test_what_is_seen_has_the_same_place_however_it_is_cropped() -> None:
     torch.testing.assert_close(found[0], torch.tensor([[6.5 / 6 - 1, 5.5 / 6 - 1]]))
 
 
+def test_the_middle_between_two_pixels_is_where_the_spec_says() -> None:
+    whole = pictures(1, 7, 9)
+    assert torch.equal(crop(whole, (4, 6), None)[0], whole[:, :, 1:5, 1:7])
+    rounded, rows, columns = crop(
+        whole, (4, 6), None, rounds=True
+    )  # 1.5 is nearest to 1 and to 2: the even one
+    assert torch.equal(rounded, whole[:, :, 2:6, 2:8])
+    assert (rows[0, 0].item(), columns[0, 0].item()) == pytest.approx((2.5 * 2 / 7 - 1, 2.5 * 2 / 9 - 1))
+    spec = SMALL.model_copy(update={"crop_rounds": True})
+    torch.manual_seed(0)
+    found = VisionEncoder({"front": camera(7, 9, cut=(4, 6))}, spec)("front", whole)
+    torch.manual_seed(0)
+    assert not torch.equal(found, VisionEncoder({"front": camera(7, 9, cut=(4, 6))}, SMALL)("front", whole))
+
+
+def test_values_of_pixels_are_mapped_as_the_ranges_of_a_camera_say() -> None:
+    cameras, whole = {"front": camera(16, 16), "wrist": camera(16, 16)}, pictures(2, 16, 16)
+    spec = SMALL.model_copy(update={"shared": True})
+    network = VisionEncoder(cameras, spec, {"wrist": {"min": [0.0, 0.0, 50.0], "max": [255.0, 255.0, 100.0]}})
+    seen: list[torch.Tensor] = []
+    network.encoders["shared"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for key in cameras:
+        network(key, whole)
+    plain, ranged = seen
+    torch.testing.assert_close(ranged[:, :2], plain[:, :2])
+    blue = whole[..., 2].flatten(0, 1).float()
+    torch.testing.assert_close(ranged[:, 2], (blue - 75.0) / 25.0)
+    assert not [key for key in network.state_dict() if "ranges" in key], "they are in the manifest"
+
+
+def test_features_can_be_rectified_and_be_means_of_the_last_maps() -> None:
+    cameras, whole = {"front": camera(40, 40)}, pictures(1, 40, 40)
+    torch.manual_seed(0)
+    plain = VisionEncoder(cameras, SMALL)
+    rectified = VisionEncoder(cameras, SMALL.model_copy(update={"activation": "relu"}))
+    rectified.load_state_dict(plain.state_dict())
+    features = plain("front", whole)
+    assert (features < 0).any()
+    torch.testing.assert_close(rectified("front", whole), features.relu())
+    spec = VisionSpec(encoder="resnet18", pooling="mean", norm="folded", features=512)
+    mean = VisionEncoder(cameras, spec)
+    assert mean("front", whole).shape == (1, 2, 512)
+    assert not [m for m in mean.modules() if isinstance(m, torch.nn.GroupNorm | torch.nn.Linear)]
+    biased = [m.bias is not None for m in mean.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(biased) == 20 and all(biased)
+
+
+def test_a_spec_is_written_as_before_unless_it_needs_what_came_later() -> None:
+    model = share_dir() / "models/pusht_image"
+    written = json.loads((model / "manifest.json").read_text())["network"]
+    assert load_manifest(model).model_dump(mode="json")["network"] == written
+    spec = VisionSpec(encoder="resnet18", activation="relu", crop_rounds=True)
+    assert spec.model_dump().keys() - SMALL.model_dump().keys() == {"activation", "crop_rounds"}
+    assert VisionSpec(**spec.model_dump()) == spec
+
+
 @pytest.mark.parametrize("encoder", ["small", "resnet18"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_cameras_of_different_sizes_have_features_of_one_size(encoder: str, shared: bool) -> None:
@@ -132,3 +192,10 @@ def test_channels_are_those_of_the_small_encoder() -> None:
         VisionSpec(encoder="resnet18", channels=(16, 32))
     with pytest.raises(ValidationError, match="expected multiples of 8"):
         VisionSpec(channels=(12, 32))
+
+
+def test_what_only_a_resnet_has_is_refused_elsewhere() -> None:
+    with pytest.raises(ValidationError, match="norm folded, pooling keypoints: are of encoder resnet18"):
+        VisionSpec(norm="folded")
+    with pytest.raises(ValidationError, match="pooling mean: makes 512 features.*got features 64, hidden 0"):
+        VisionSpec(encoder="resnet18", pooling="mean")
