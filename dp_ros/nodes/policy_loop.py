@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -30,13 +31,27 @@ from dp_ros.runtime.motion.chunk import ActionChunk
 from dp_ros.runtime.observation import BadObservation
 from dp_ros.runtime.outlet import outright
 from dp_ros.runtime.safety import BadAction
-from dp_ros.runtime.supervisor import CONTROLLER_SILENT, INFERENCE_FAILED, StopLatch, Verdict
+from dp_ros.runtime.supervisor import CONTROLLER_SILENT, INFERENCE_FAILED, Reaction, StopLatch, Verdict
 
 #: Period of the watch that works also when simulated time stands still, wall time.
 WATCH_S = 0.05
 #: Planning and sending the first chunk and the first stop, on a busy machine.
 FIRST_LEAD_S = 0.05
+#: How much longer than planned a stop may take, wall time, until the goal's end is reported all the same.
+LONGER_STOP_S = 1.0
+#: Ends that are reported at once: time stands still, nothing brakes any more, or the node will be gone.
+_AT_ONCE = (RunPolicy.Result.CLOCK_STOPPED, RunPolicy.Result.OUTPUT_FAILED, RunPolicy.Result.DEACTIVATED)
 IDLE_STATUS_S = 0.25  # period of the status between goals, which says whether a goal could begin
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """A goal that ends while the robot still brakes: why, after how long, for how long, and until when at most."""
+
+    stop: Stop
+    elapsed_s: float
+    moves_s: float
+    deadline_s: float
 
 
 class PolicyLoop:
@@ -70,6 +85,7 @@ class PolicyLoop:
             clock=None if o.lockstep else self._now,
         )
         self._pending_ns: int | None = None
+        self._ending: _Ending | None = None
         self._verdict, self._inferring = Verdict(), False
         self._inference_ms = self._asked_s = 0.0
         self._output_error: Exception | None = None
@@ -180,16 +196,36 @@ class PolicyLoop:
         self._controller.supervisor.report(CONTROLLER_SILENT, silent, steady_s)
 
     def finish(self, stop: Stop) -> None:
-        """End the goal: brake along what is commanded, then report."""
+        """End the goal: brake along what is commanded, and report when that stands still."""
         if not self._goal.running:
             return
         now_ns, begun_s = self._now(), time.monotonic()
-        self._controller.stop()
-        if self._controller.brake(now_ns) is not None:
-            self._send_brake(now_ns, begun_s)
-        self._goal.finish(stop, self._controller.counts, self._controller.elapsed_s(now_ns))
+        if self._ending is None:
+            self._controller.stop()
+            moves_s = 0.0
+            if self._controller.brake(now_ns) is not None:
+                self._send_brake(now_ns, begun_s)
+                moves_s = self._controller.outlet.moves_for_s(now_ns)
+            elapsed_s = self._controller.elapsed_s(now_ns)
+            self._ending = _Ending(stop, elapsed_s, moves_s, begun_s + moves_s + LONGER_STOP_S)
+            self._verdict = Verdict(Reaction.ABORT, stop.reason, stop.message)
+        if stop.reason in _AT_ONCE or self._ending.moves_s == 0.0:
+            self._report_end(now_ns)
+
+    def _report_end(self, now_ns: int) -> None:
+        ending, self._ending = self._ending, None
+        assert ending is not None
+        self._goal.finish(ending.stop, self._controller.counts, ending.elapsed_s)
         self._verdict = self._could_begin(now_ns)
         self._publish_status()
+
+    def _brake_on(self, now_ns: int, steady_s: float) -> None:
+        """While the robot brakes at the end of a goal."""
+        self._controller.watch_clock(now_ns, steady_s)
+        if self._ending is not None and (
+            self._controller.outlet.moves_for_s(now_ns) == 0.0 or steady_s >= self._ending.deadline_s
+        ):
+            self._report_end(now_ns)
 
     def _send_brake(self, now_ns: int, begun_s: float) -> None:
         try:
@@ -255,7 +291,7 @@ class PolicyLoop:
         self._inputs.publish_takeover(self._controller.supervisor.operator_is_live(steady_s), now_ns)
         if tick.problem is not None:
             self._node.get_logger().warning(f"no inference: {tick.problem}", throttle_duration_sec=2.0)
-        if self._goal.running:
+        if self._goal.running and self._ending is None:
             self._verdict = tick.verdict
         if tick.braked:
             self._send_brake(now_ns, steady_s)
@@ -317,7 +353,9 @@ class PolicyLoop:
         self._report_silence(steady_s)
         if self._participant is None:
             self._commands.publish_grippers(now_ns)
-        if self._goal.cancel_requested:
+        if self._ending is not None:
+            self._brake_on(now_ns, steady_s)
+        elif self._goal.cancel_requested:
             self.finish(Stop(RunPolicy.Result.CANCELED, "a client cancelled the goal"))
         elif self._participant is None and self._goal.running:
             self._tick(now_ns)

@@ -34,7 +34,7 @@ def state_of(controller: Controller, verdict: Verdict, active: bool, goal_runnin
         return "idle" if active else "inactive"
     if verdict.reaction is Reaction.YIELD:
         return "yielded"
-    if verdict.reaction is Reaction.HOLD and controller.outlet.is_open:
+    if verdict.reaction in (Reaction.HOLD, Reaction.ABORT) and controller.outlet.is_open:
         return "holding"
     return "running" if controller.outlet.is_open else "waiting"
 

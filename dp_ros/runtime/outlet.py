@@ -148,9 +148,11 @@ class Outlet:
         return self._reasons | self._elsewhere[1] | frozenset(map(str, port.gate.reasons))
 
     def shift(self, jump_ns: int) -> None:
-        """The clock jumped: go on as if it had not."""
-        if self._port is not None:
-            self._port = replace(self._port, shift_ns=self._port.shift_ns + jump_ns)
+        """The clock jumped: go on as if it had not, and end as much later or earlier."""
+        port = self._port
+        if port is not None:
+            end_ns = None if port.end_ns is None else port.end_ns + jump_ns
+            self._port = replace(port, shift_ns=port.shift_ns + jump_ns, end_ns=end_ns)
             self.on_change()
 
     def brake(self, from_ns: int, *, end: bool, ready_ns: Callable[[], int] | None = None) -> int:
@@ -185,10 +187,17 @@ class Outlet:
 
     def rest_in_s(self, now_ns: int) -> float:
         """Seconds until setpoints end, 0 if none are let out; infinite while a run goes on."""
+        return self._ends_in_s(now_ns, 0)
+
+    def moves_for_s(self, now_ns: int) -> float:
+        """Seconds until what is let out stands still, by plan, 0 if it does; infinite while a run goes on."""
+        return self._ends_in_s(now_ns, AFTER_REST_NS)
+
+    def _ends_in_s(self, now_ns: int, sooner_ns: int) -> float:
         port = self._port
         if port is None:
             return 0.0
-        return math.inf if port.end_ns is None else max(port.end_ns - now_ns, 0) / 1e9
+        return math.inf if port.end_ns is None else max(port.end_ns - sooner_ns - now_ns, 0) / 1e9
 
     def last_position(self, now_ns: int) -> Floats | None:
         """What is commanded, (command_dim,); None if nothing has been let out."""

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 rclpy = pytest.importorskip("rclpy")
 
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 
 from dp_ros.nodes.policy_loop import PolicyLoop  # noqa: E402
 from dp_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from dp_ros.runtime.outcome import Tick  # noqa: E402
 from dp_ros.runtime.safety import BadAction  # noqa: E402
+from dp_ros.task import load_task  # noqa: E402
 from test.system.constant_model import make_constant_image_model  # noqa: E402
 
 ROUNDS = 100
@@ -43,6 +49,11 @@ def configured(node: PolicyNode) -> PolicyLoop:
     return node._loop
 
 
+def system_threads() -> int:
+    """Those of libraries as well."""
+    return len(os.listdir("/proc/self/task"))
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -52,8 +63,45 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+#: In place of the process that sends setpoints, whose start takes a second: it is ready, and ends when it is told to.
+STAND_IN = """
+import socket, sys
+link = socket.socket(fileno=int(sys.argv[1]))
+link.recv(1 << 22)
+link.send(b'{"ready": true, "priority": 0}')
+while link.recv(1 << 22):
+    pass
+"""
+
+
+@pytest.fixture(params=["trajectory", "setpoint"])
+def output(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a node commands that is made after this: writes the task file for it."""
+    if request.param == "setpoint":
+        _, task = make_constant_image_model(tmp_path)
+        data = load_task(task).model_dump(mode="json")
+        data["action"].update(type="std_msgs/msg/Float64MultiArray", output="setpoint", rate_hz=50)
+        (tmp_path / "setpoint.yaml").write_text(yaml.safe_dump(data))
+        popen = subprocess.Popen
+
+        def stand_in(command: list[str], **options: Any) -> Any:
+            return popen([sys.executable, "-S", "-c", STAND_IN, command[-1]], **options)
+
+        monkeypatch.setattr("dp_ros.bridge.setpoint_process.subprocess.Popen", stand_in)
+    return str(request.param)
+
+
+def children() -> int:
+    return len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
 @pytest.mark.timeout(180)
-def test_a_hundred_rounds_leak_no_thread_descriptor_or_memory(node: PolicyNode) -> None:
+def test_a_hundred_rounds_leak_no_thread_process_descriptor_or_memory(
+    node: PolicyNode, output: str, tmp_path: Path
+) -> None:
+    if output == "setpoint":
+        node.set_parameters([Parameter("task", value=str(tmp_path / "setpoint.yaml"))])
+
     def one_round() -> None:
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
@@ -63,12 +111,13 @@ def test_a_hundred_rounds_leak_no_thread_descriptor_or_memory(node: PolicyNode) 
     for _ in range(WARM_UP):
         one_round()
     gc.collect()
-    threads, files, memory = threading.active_count(), open_files(), memory_mb()
+    before = threading.active_count(), system_threads(), open_files(), children()
+    memory = memory_mb()
     for _ in range(ROUNDS - WARM_UP):
         one_round()
     gc.collect()
-    assert threading.active_count() == threads
-    assert open_files() == files
+    after = threading.active_count(), system_threads(), open_files(), children()
+    assert after == before, "threads, threads of the system, descriptors, processes"
     assert memory_mb() - memory < 20.0, "a model or a buffer of pictures a round would be more"
 
 

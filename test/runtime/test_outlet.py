@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pytest
 
 from dp_ros.runtime.motion.chunk import ActionChunk, ChunkSchedule
 from dp_ros.runtime.outlet import AFTER_REST_NS, Handover, Outlet
@@ -116,3 +117,20 @@ def test_what_the_gate_elsewhere_did_is_counted_here_and_outlives_the_opening() 
     assert not pair.here.limiting
     pair.here.heard({"VELOCITY_LIMIT": 4}, [])
     assert pair.here.counts() == {"VELOCITY_LIMIT": 4}
+
+
+def test_a_jump_of_the_clock_during_the_last_brake_does_not_cut_it_short() -> None:
+    for jump_ms in (60_000, -60_000):
+        pair = Pair()
+        pair.command(chunk(1000 * MS, 0.0))
+        pair.same(1000, 1500)
+        rest_ns = pair.here.brake(1500 * MS, end=True)
+        brake_s = pytest.approx((rest_ns - 1500 * MS) / 1e9)
+        assert 0.05 < pair.here.moves_for_s(1500 * MS) == brake_s
+        pair.here.shift(jump_ms * MS)
+        assert pair.here.moves_for_s((1500 + jump_ms) * MS) == brake_s
+        end_ms = (rest_ns + AFTER_REST_NS) // MS + jump_ms
+        brake = pair.same(1500 + jump_ms, end_ms)
+        assert len(brake) > 25 and brake[-1] == brake[-10], "it comes to rest"
+        assert pair.here.moves_for_s(rest_ns + jump_ms * MS) == 0.0
+        assert not pair.same(end_ms + 1, end_ms + 1000)

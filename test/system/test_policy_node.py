@@ -56,7 +56,18 @@ def test_it_runs_to_its_time_limit_and_every_trajectory_is_one_a_controller_take
     assert result.inferences >= 3
     assert len(robot.trajectories) >= 3
     assert robot.verdicts == [None] * len(robot.trajectories)
-    assert robot.feedback
+    told = [message.feedback for message in robot.feedback]
+    elapsed_s = [each.elapsed_s for each in told]
+    assert (
+        len(told) >= 10 and elapsed_s == sorted(elapsed_s) and 1.0 < elapsed_s[-1] <= result.duration_s + 0.1
+    )
+    assert max(each.queue_s for each in told) > 0.3, "how long what is commanded lasts"
+    assert all(0.0 <= each.queue_s < 3.0 for each in told)
+    late_steps = [each.late_steps for each in told]
+    assert late_steps == sorted(late_steps) and late_steps[-1] <= result.late_steps
+    gates = [each.gate for each in told]
+    assert gates[0] == "closed" and {"open", "limiting"} & set(gates[1:])
+    assert set(gates) <= {"closed", "soft_start", "open", "limiting"}
     for message in robot.trajectories:
         assert list(message.joint_names) == ["agent_x", "agent_y"]
         assert list(message.points[-1].velocities) == [0.0, 0.0]

@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 STEP_NS = 10_000_000
 #: On its way from the policy to the controller.
 TRANSPORT_NS = 2_000_000
+#: By how many steps a robot is behind its controller, where the measured state counts: 50 ms.
+LAG_STEPS = 5
 #: Slower than this is standing still, rad/s.
 STILL = 2e-3
 #: Faster than this is moving, rad/s: on the circle the faster joint has 0.44 or more.
@@ -91,9 +93,14 @@ def replay(
     from_ns: int,
     to_ns: int,
     ros_ns: Callable[[int], int],
+    *,
+    from_measured: bool = False,
 ) -> Motion:
-    """The motion between two wall times of a controller that stands at `start`, (2,), and takes what is sent."""
-    controller = TrajectoryController(JOINTS)
+    """The motion between two wall times of a controller that stands at `start`, (2,), and takes what is sent.
+
+    With `from_measured` it goes to a trajectory that begins later from where a robot is that lags behind.
+    """
+    controller = TrajectoryController(JOINTS, interpolate_from_desired_state=not from_measured)
     controller.hold(start)
     waiting = sorted(sent, key=lambda s: s.sent_ns)
     rejected: list[str] = []
@@ -102,6 +109,7 @@ def replay(
     for row, time_ns in enumerate(times.tolist()):
         while waiting and waiting[0].sent_ns + TRANSPORT_NS <= time_ns:
             arrival_ns = ros_ns(waiting[0].sent_ns + TRANSPORT_NS)
+            controller.measure(positions[max(row - LAG_STEPS, 0)] if row else start)
             controller.sample(arrival_ns)  # as it runs much faster than these steps
             problem = controller.accept(decode_trajectory(waiting.pop(0).message), arrival_ns)
             controller.sample(arrival_ns)

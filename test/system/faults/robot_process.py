@@ -40,6 +40,7 @@ WELL: dict[str, Any] = {
     "mood": "WELL",  # of the model, see model.Mood
     "motors": "well",  # stuck: the robot stays where it is, whatever its controller wants
     "controller": "well",  # silent: nobody listens to trajectories
+    "interpolates_from": "desired",  # measured: as a stock controller does; changed where the robot stands
     "clock": "well",  # stopped
 }
 JOINTS_S, CAMERA_S, CLOCK_S = 0.02, 0.05, 0.01
@@ -79,7 +80,12 @@ class Robot:
         jump_ns = round(wanted.pop("clock_jump_s", 0.0) * 1e9)
         unknown = set(wanted) - set(WELL)
         assert not unknown, f"unknown faults {unknown}"
+        before = self._faults["interpolates_from"]
         self._faults.update(wanted)
+        if self._faults["interpolates_from"] != before:
+            desired = self._faults["interpolates_from"] == "desired"
+            self._controller = TrajectoryController(JOINTS, interpolate_from_desired_state=desired)
+            self._controller.hold(self._position)
         if self._faults["clock"] == "stopped":
             self._stopped_ns = now_ns
         elif self._stopped_ns is not None:
@@ -149,6 +155,7 @@ class Robot:
         return max(self.now_ns() + round(added * 1e9), 0)
 
     def _receive(self, message: Any) -> None:
+        self._controller.measure(self._position)
         self._controller.accept(decode_trajectory(message), self.now_ns())
 
 

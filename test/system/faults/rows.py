@@ -21,20 +21,26 @@ from .bench import Bench
 from .motion import Motion, Sent, excesses, explained_jump, lateness_s, replay
 from .robot_process import WELL
 
+#: Ends at which nothing can be waited for, or the witness does not hear the brake.
+_REPORTED_MOVING = ("CLOCK_STOPPED", "CLOCK_JUMP", "CONTROLLER_SILENT")
+#: Of the motion's samples, and of the way of a trajectory.
+_REST_TOLERANCE_NS = 30_000_000
 #: Final state of a goal by the reason of its end; of all others: aborted.
 _FINAL = {"TIME_LIMIT": GoalStatus.STATUS_SUCCEEDED, "CANCELED": GoalStatus.STATUS_CANCELED}
 
 
 @contextlib.contextmanager
-def row(bench: Bench, fault: str, *, clock_jumps: bool = False) -> Iterator[Row]:
+def row(bench: Bench, fault: str, *, clock_jumps: bool = False, from_measured: bool = False) -> Iterator[Row]:
     """One row of the matrix; checks at its end what must hold in every row.
 
     Args:
         bench: of the module.
         fault: its name.
         clock_jumps: ROS time jumps, and with it a controller that follows it: only what is sent is judged.
+        from_measured: the controller goes on from the measured state to a trajectory that begins later, as a stock one.
     """
-    entry = Row(bench, fault)
+    bench.set(interpolates_from="measured" if from_measured else "desired")
+    entry = Row(bench, fault, from_measured=from_measured)
     try:
         yield entry
         entry.finish(judge_motion=not clock_jumps)
@@ -46,8 +52,8 @@ def row(bench: Bench, fault: str, *, clock_jumps: bool = False) -> Iterator[Row]
 class Row:
     """One row."""
 
-    def __init__(self, bench: Bench, fault: str) -> None:
-        self.bench, self.name = bench, fault
+    def __init__(self, bench: Bench, fault: str, *, from_measured: bool = False) -> None:
+        self.bench, self.name, self._from_measured = bench, fault, from_measured
         self.begin_ns = bench.set()
         self._start = bench.position
         self.fault_ns = 0
@@ -124,44 +130,58 @@ class Row:
             f"the counter of {reason} to rise",
         )
 
-    def ends(self, reason: str, *words: str, within_s: float) -> Any:
+    def ends(self, reason: str | tuple[str, ...], *words: str, within_s: float) -> Any:
         """The result of the goal, which must have this reason; the words must be in its message.
 
+        It comes when the robot stands still.
+
         Args:
-            reason: code of action/RunPolicy.action.
+            reason: code of action/RunPolicy.action; of several, any.
             words: that a person needs.
             within_s: from the fault.
         """
         answer = self.result(within_s + 15.0)
         result = answer.result
-        assert result.reason == reason, f"{self.name}: {result.reason}: {result.message}; {self.account()}"
+        reasons = (reason,) if isinstance(reason, str) else reason
+        assert result.reason in reasons, f"{self.name}: {result.reason}: {result.message}; {self.account()}"
         for word in words:
             assert word in result.message, f"{self.name}: {word!r} is not in {result.message!r}"
-        assert answer.status == _FINAL.get(reason, GoalStatus.STATUS_ABORTED)
+        assert answer.status == _FINAL.get(result.reason, GoalStatus.STATUS_ABORTED)
 
         def idle() -> Sent | None:
             new = self.bench.statuses[self._heard :]
             return next((s for s in new if s.message.state == "idle" and s.sent_ns > self.fault_ns), None)
 
-        took_s = (self.bench.until(idle, "the idle status").sent_ns - self.fault_ns) / 1e9
-        self._note(f"goal ends with {reason} after {took_s:.2f} s (bound {within_s:g} s)")
+        ended_ns = self.bench.until(idle, "the idle status").sent_ns
+        took_s = (ended_ns - self.fault_ns) / 1e9
+        self._note(f"goal ends with {result.reason} after {took_s:.2f} s (bound {within_s:g} s)")
         assert took_s <= within_s, f"{self.name}: the goal ended only after {took_s:.2f} s; {self.account()}"
+        if result.reason not in _REPORTED_MOVING:
+            early_ns = self.motion().moving_until_ns() - ended_ns
+            assert early_ns <= _REST_TOLERANCE_NS, (
+                f"{self.name}: the end is reported {early_ns / 1e9:.3f} s before the robot stands; {self.account()}"
+            )
         return result
 
     def result(self, limit_s: float = 20.0) -> Any:
         """The end of the goal: its result, and its status."""
         return self.bench.answer(self._goal.get_result_async(), "the goal's end", limit_s)
 
-    def goes_on(self) -> None:
-        """Wait until the robot moves, by new chunks, in the same goal."""
+    def goes_on(self, within_s: float = 10.0) -> None:
+        """Wait until the robot moves, by two new chunks, in the same goal; not longer than `within_s` from now on."""
+        begin_s = time.monotonic()
         self._wait_for_motion(len(self.bench.chunks), "the robot to move again")
-        self._note("goes on")
+        took_s = time.monotonic() - begin_s
+        self._note(f"goes on after {took_s:.2f} s (bound {within_s:g} s)")
+        assert took_s <= within_s, f"{self.name}: it went on only after {took_s:.2f} s; {self.account()}"
 
     def motion(self) -> Motion:
         """What a controller has made of what was sent since the row began."""
         bench = self.bench
         sent = bench.trajectories[self._first :]
-        return replay(sent, self._start, self.begin_ns, time.time_ns(), bench.ros_ns)
+        return replay(
+            sent, self._start, self.begin_ns, time.time_ns(), bench.ros_ns, from_measured=self._from_measured
+        )
 
     def account(self) -> str:
         """The trajectories of this row and what the policy said, for a person."""

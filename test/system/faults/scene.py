@@ -17,6 +17,8 @@ STILL_S = 2.0
 assert STILL_S < CHUNK_S - 8 / RATE_HZ, "a robot that only runs its chunk to the end must not pass"
 #: From a fault to the end of the goal: the same, and the grace.
 END_S = STILL_S + GRACE_S + 1.0
+#: Until two more chunks move the robot: twice their distance, a brake, and two seconds for a busy machine.
+GOES_ON_S = 2 * 2 * 8 / RATE_HZ + 0.5 + 2.0
 PARAMETERS: dict[str, bool | float | str] = {
     "stale_grace_s": GRACE_S,
     "overdue_grace_s": OVERDUE_S,

@@ -22,9 +22,9 @@ from dp_ros.processes import running
 
 from ..processes_left import processes_left
 from .bench import Bench
-from .model import CHUNK_S
+from .model import CHUNK_S, SLOW_S
 from .rows import row
-from .scene import END_S, OVERDUE_S, STILL_S, faulty_policy
+from .scene import END_S, GOES_ON_S, OVERDUE_S, STILL_S, faulty_policy
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -60,6 +60,16 @@ def test_camera_comes_back_in_time(bench: Bench) -> None:
         entry.clear()
         entry.goes_on()
         entry.cancel()
+
+
+def test_camera_stops_in_front_of_a_controller_that_starts_from_the_measured_state(bench: Bench) -> None:
+    """`interpolate_from_desired_state: false`, the default of a joint_trajectory_controller."""
+    with row(bench, "camera stops, stock controller", from_measured=True) as entry:
+        entry.begin()
+        entry.fault(camera="stopped")
+        entry.stands_still(STILL_S)
+        entry.ends("STREAM_STALE", "camera", within_s=END_S)
+        bench.set(camera="well")
 
 
 def test_camera_freezes(bench: Bench) -> None:
@@ -122,9 +132,9 @@ def test_stamps_jump_back_and_forth_between_good_ones(bench: Bench) -> None:
     with row(bench, "stamps jump back and forth") as entry:
         entry.begin()
         entry.fault(camera_stamp_s=[0.0, 0.0, 8.0, 0.0, 0.0, -8.0], joints_stamp_s=[0.0, 8.0, 0.0, -8.0])
-        entry.goes_on()
+        entry.goes_on(within_s=GOES_ON_S)
         entry.clear()
-        entry.goes_on()
+        entry.goes_on(within_s=GOES_ON_S)
         entry.cancel()
 
 
@@ -137,7 +147,7 @@ def test_inference_takes_a_second_once(bench: Bench) -> None:
         entry.fault(mood="SLOW")
         bench.until(lambda: bench.statuses[-1].message.inference_ms > 400.0, "a slow inference")
         entry.clear()  # at most one more has begun
-        entry.goes_on()
+        entry.goes_on(within_s=2 * SLOW_S + GOES_ON_S)
         assert bench.statuses[-1].message.late_steps > 0, "what came too late was dropped"
         entry.cancel()
 

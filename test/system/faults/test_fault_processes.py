@@ -24,7 +24,7 @@ from ..processes_left import processes_left
 from .bench import Bench
 from .model import CHUNK_S
 from .rows import row
-from .scene import faulty_policy
+from .scene import GOES_ON_S, faulty_policy
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -85,9 +85,9 @@ def test_a_full_disk_for_logs_and_a_killed_policy(ros_domain: int, tmp_path: Pat
             bench.until(lambda: log_bytes(logs) > 4096, "the log")
             with full(logs, policy.pids["policy"], mounted=mounted):
                 entry.happened()
-                entry.goes_on()
+                entry.goes_on(within_s=GOES_ON_S)
                 before = log_bytes(logs)
-                entry.goes_on()
+                entry.goes_on(within_s=GOES_ON_S)
                 assert log_bytes(logs) == before, "the log had no room"
                 entry.cancel()
         with row(bench, "policy killed") as entry:
