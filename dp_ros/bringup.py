@@ -92,6 +92,7 @@ DESCRIPTIONS = {
     "use_sim_time": "take time from /clock",
     "raw_streams": "streams recorded at their own rates, too: none, vectors or all",
     "jpeg_quality": "pictures are recorded as JPEG of this quality, 1 to 100; 0: lossless",
+    "video_crf": "pictures are recorded as video of this constant rate factor, 1 (best) to 51; 0: not",
     "rerun": "where rerun shows it: spawn opens a viewer, HOST:PORT is one that runs, FILE.rrd keeps it",
 }
 
@@ -156,6 +157,7 @@ def console(
     instruction: str = "",
     raw_streams: str = "none",
     jpeg_quality: int = 0,
+    video_crf: int = 0,
     seed: int = 100000,
     image_size_px: int = 96,
     use_sim_time: bool = False,
@@ -163,7 +165,7 @@ def console(
     """The web console with a recorder and, unless model is empty, a policy; for the simulated robot or a real one."""
     shared: dict[str, Parameter] = {"task": _task(task), "use_sim_time": use_sim_time}
     texts: dict[str, Parameter] = {"operator_name": operator_name, "instruction": instruction}
-    texts |= {"raw_streams": raw_streams, "jpeg_quality": jpeg_quality}
+    texts |= {"raw_streams": raw_streams, "jpeg_quality": jpeg_quality, "video_crf": video_crf}
     served: dict[str, Parameter] = {"host": host, "port": port, "token": token}
     if sim:
         served |= {"plane": [0.0, 0.0, 512.0, 512.0], "speed": [300.0, 300.0]}

@@ -117,7 +117,7 @@ def _info(args: argparse.Namespace) -> int:
         table.add_row(f"data/{key}", f"{list(first.shape[1:])} {first.dtype}")
     if TAKEOVER in buffer:
         table.add_row("taken over", f"{int((buffer[TAKEOVER] != 0).sum())} steps")
-    pictures = "" if buffer.jpeg_quality is None else f", pictures as JPEG of quality {buffer.jpeg_quality}"
+    pictures = f", pictures {buffer.storage}" if buffer.cameras else ""
     table.add_row("on the disk", f"{buffer.stored_bytes / 1e6:.1f} MB{pictures}")
     if buffer.unfinished_steps:
         table.add_row(

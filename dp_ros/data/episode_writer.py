@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dp_ros.data.durable_store import PARTIAL, DurableStore
 from dp_ros.data.episode_index import index_metadata, write_index, write_info
-from dp_ros.data.jpeg_codec import EncodedPicture, Stored, jpeg_codecs, stored_rows
 from dp_ros.data.layout import (
     EPISODE_ENDS,
     EPISODE_SEED,
@@ -40,6 +39,15 @@ from dp_ros.data.layout import (
 from dp_ros.data.lock import RecordingError, lock
 from dp_ros.data.new_recording import create_recording
 from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.data.stored_pictures import (
+    LOSSLESS,
+    Encoded,
+    PictureStorage,
+    Stored,
+    encoding_codecs,
+    picture_rows,
+    stored_rows,
+)
 from dp_ros.task import TaskSpec
 
 _FLUSH_BYTES = 2**26  # an episode larger than this goes to the disk while it is being recorded
@@ -53,8 +61,7 @@ class EpisodeWriter:
     Use as a context manager, or call `close`; both give up an episode that was not saved. With `takeover`, rows
     also say whether an operator had taken over from a policy (`layout.TAKEOVER`). With `keep_unfinished`, rows that a
     killed recorder left are put into the recording `set_aside_path(path)`; without, they are cut off. Pictures of a new
-    recording are stored as JPEG of `jpeg_quality` (1 to 100), or lossless if that is None; one that is there goes on as
-    it is.
+    recording are stored as `storage` says; one that is there goes on as it is.
 
     Raises:
         RecordingError: if `path` holds a recording of another task or anything else, or another process
@@ -68,7 +75,7 @@ class EpisodeWriter:
         *,
         takeover: bool = False,
         keep_unfinished: bool = True,
-        jpeg_quality: int | None = None,
+        storage: PictureStorage = LOSSLESS,
     ) -> None:
         self.path = Path(path)
         self.task = task
@@ -79,7 +86,8 @@ class EpisodeWriter:
         self._spec = recorded_arrays(task, takeover)
         self._ends = self._seeds = self._successes = np.empty(0, np.int64)
         self._infos: list[dict[str, str]] = []
-        self._rows: list[dict[str, Array | EncodedPicture]] = []  # accepted, not yet in the arrays
+        self._rows: list[dict[str, Array | Encoded]] = []  # accepted, not yet in the arrays
+        self._rows_bytes = 0
         self._written = 0  # rows of the episode in progress that are in the arrays
         self._commit_uncertain = False  # a save was interrupted, perhaps after its last write
         self._lock: int | None = None
@@ -90,7 +98,7 @@ class EpisodeWriter:
             )
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             try:
-                create_recording(self.path, task, self._spec, jpeg_quality)
+                create_recording(self.path, task, self._spec, storage)
             except OSError as error:
                 raise RecordingError(f"{self.path}: cannot be created: {error}") from error
         buffer = ReplayBuffer.open(self.path)
@@ -102,7 +110,8 @@ class EpisodeWriter:
             self._read_index(buffer)
             self._store = DurableStore(self.path)
             self._data = _open_for_writing(self._store)
-            self._codecs = jpeg_codecs(self._data)
+            codecs = encoding_codecs(self._data)
+            self._pictures = {key: picture_rows(codec) for key, codec in codecs.items()}
             for leftover in self.path.rglob(f".*{PARTIAL}"):
                 leftover.unlink(missing_ok=True)
             self.recovered_steps = buffer.unfinished_steps
@@ -148,7 +157,7 @@ class EpisodeWriter:
         """Steps added to the episode in progress."""
         return self._written + len(self._rows)
 
-    def add(self, step: Mapping[str, ArrayLike | EncodedPicture]) -> None:
+    def add(self, step: Mapping[str, ArrayLike | Encoded]) -> None:
         """Add one step to the episode in progress.
 
         Args:
@@ -167,8 +176,12 @@ class EpisodeWriter:
                 + (f"; missing {', '.join(missing)}" if missing else "")
                 + (f"; unknown {', '.join(unknown)}" if unknown else "")
             )
-        self._rows.append({key: self._checked(key, step[key]) for key in self._spec})
-        if sum(value.nbytes for value in self._rows[-1].values()) * len(self._rows) >= _FLUSH_BYTES:
+        # Pictures are encoded when nothing can be refused any more: one of a video follows from those before it.
+        checked = {key: self._checked(key, step[key]) for key in self._spec}
+        row = self._committed_rows + self.n_steps
+        self._rows.append({key: self._encoded(key, value, row) for key, value in checked.items()})
+        self._rows_bytes += sum(value.nbytes for value in self._rows[-1].values())
+        if self._rows_bytes >= _FLUSH_BYTES:
             try:
                 with self._writing():
                     self._flush()
@@ -213,6 +226,7 @@ class EpisodeWriter:
         self._commit_uncertain = False
         self._ends, self._seeds, self._successes, self._infos = ends, seeds, successes, infos
         self._written = 0
+        self._restart_pictures()
         return self.n_episodes - 1
 
     def delete_last(self) -> int:
@@ -249,7 +263,8 @@ class EpisodeWriter:
     def discard(self) -> int:
         """Forget the episode in progress; returns how many steps it had."""
         steps = self.n_steps
-        self._rows.clear()
+        self._clear_rows()
+        self._restart_pictures()
         with self._writing():
             if self._commit_uncertain:
                 write_index(self._store, self.path, EPISODE_ENDS, self._ends)
@@ -327,7 +342,7 @@ class EpisodeWriter:
             self.task,
             takeover=TAKEOVER in self._spec,
             keep_unfinished=False,
-            jpeg_quality=ReplayBuffer.open(self.path).jpeg_quality,
+            storage=ReplayBuffer.open(self.path).storage,
         ) as aside:
             for row in range(rows):
                 aside.add({key: values[row] for key, values in episode.items()})
@@ -354,12 +369,17 @@ class EpisodeWriter:
         if self._lock is None:
             raise RecordingError(f"{self.path}: the writer is closed")
 
-    def _checked(self, key: str, value: ArrayLike | EncodedPicture) -> Array | EncodedPicture:
+    def _encoded(self, key: str, value: Array | Encoded, row: int) -> Array | Encoded:
+        if key not in self._pictures or not isinstance(value, np.ndarray):
+            return value
+        return self._pictures[key].encode(value, row)
+
+    def _checked(self, key: str, value: ArrayLike | Encoded) -> Array | Encoded:
         """A private copy of `value` in the type that is recorded. Raises RecordingError."""
         shape, dtype = self._spec[key]
         where = f"step {self.n_steps}: {key}"
-        if isinstance(value, EncodedPicture):
-            if key in self._codecs:
+        if isinstance(value, Encoded):
+            if key in self._pictures and self._pictures[key].takes(value):
                 return value
             value = value.decoded()
         try:
@@ -377,8 +397,6 @@ class EpisodeWriter:
             if bad.size:
                 first = int(bad[0])
                 raise RecordingError(f"{where}: value {first} is {array.flat[first]}, not a finite number")
-        if key in self._codecs:
-            return EncodedPicture(self._codecs[key].encode(array))
         return np.array(array, dtype=dtype, order="C")
 
     def _flush(self) -> None:
@@ -389,14 +407,20 @@ class EpisodeWriter:
                 break
             array.resize((start + rows, *array.shape[1:]))
             values = [row[key] for row in self._rows]
-            if key not in self._codecs:
+            if key in self._pictures:
+                self._pictures[key].write(self._store, f"data/{key}", start, values)
+            else:
                 array[start:] = np.stack([np.asarray(value) for value in values])
-                continue
-            for index, value in enumerate(values, start=start):
-                assert isinstance(value, EncodedPicture)
-                self._store.write(f"data/{key}/{index}.0.0.0", value.data)
         self._written += rows
+        self._clear_rows()
+
+    def _clear_rows(self) -> None:
         self._rows.clear()
+        self._rows_bytes = 0
+
+    def _restart_pictures(self) -> None:
+        for pictures in self._pictures.values():
+            pictures.restart()
 
     def _cut_back(self) -> None:
         """Shorten every array to the committed rows."""

@@ -7,18 +7,14 @@ copied as they are stored, and a picture's chunk holds that picture alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numcodecs
 import numpy as np
-import zarr
 from numcodecs.abc import Codec
 from numpy.typing import NDArray
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 QUALITY = 95
 
@@ -37,10 +33,6 @@ class EncodedPicture:
     def decoded(self) -> NDArray[np.uint8]:
         """The picture (height, width, channels). Raises ValueError if it is none."""
         return JpegCodec().decode(self.data)
-
-
-#: Rows of an array: values (N, *shape), or pictures as they are stored.
-Stored = NDArray[Any] | list[EncodedPicture]
 
 
 class JpegCodec(Codec):  # type: ignore[misc]
@@ -86,31 +78,3 @@ def can_be_jpeg(row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
 
 
 numcodecs.register_codec(JpegCodec)
-
-
-def jpeg_codecs(arrays: Mapping[str, zarr.Array[Any]]) -> dict[str, Codec]:
-    """The codec of each array whose rows are stored as JPEG pictures."""
-    codecs = {key: array.compressors[0] if array.compressors else None for key, array in arrays.items()}
-    return {
-        key: codec
-        for key, codec in codecs.items()
-        if isinstance(codec, Codec) and codec.codec_id == JpegCodec.codec_id and arrays[key].chunks[0] == 1
-    }
-
-
-def stored_rows(array: zarr.Array[Any], start: int, stop: int) -> Stored:
-    """Rows `start` to `stop` as they are stored: JPEG pictures are not decoded.
-
-    Raises:
-        OSError: if a picture is not there.
-    """
-    if not jpeg_codecs({"": array}):
-        return np.asarray(array[start:stop])
-    return [EncodedPicture(_stored(array, f"{row}.0.0.0")) for row in range(start, stop)]
-
-
-def _stored(array: zarr.Array[Any], chunk: str) -> bytes:
-    found = sync(array.store.get(f"{array.path}/{chunk}", prototype=default_buffer_prototype()))
-    if found is None:
-        raise FileNotFoundError(f"{array.path}/{chunk} is not there")
-    return found.to_bytes()

@@ -15,6 +15,7 @@ from typing import Any
 import numcodecs
 import numpy as np
 import zarr
+from numcodecs.abc import Codec
 
 from dp_ros.data.durable_store import sync_folder, sync_tree
 from dp_ros.data.jpeg_codec import JpegCodec, can_be_jpeg
@@ -27,7 +28,8 @@ from dp_ros.data.layout import (
     META_CHUNK_ROWS,
     chunk_rows,
 )
-from dp_ros.errors import UserError
+from dp_ros.data.stored_pictures import PictureStorage
+from dp_ros.data.video_codec import VideoCodec, chunk_rows_of_video
 from dp_ros.task import TaskSpec
 
 #: Five times as fast as level 5, and a camera's picture takes 6 % more: three cameras leave no time for more.
@@ -38,7 +40,7 @@ def create_recording(
     path: Path,
     task: TaskSpec,
     spec: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
-    jpeg_quality: int | None,
+    storage: PictureStorage,
 ) -> None:
     """Make an empty recording elsewhere and move it into place when it is complete.
 
@@ -46,27 +48,24 @@ def create_recording(
         path: of the recording; nothing may be there but an empty folder.
         task: written into it.
         spec: shape of a row and type of each array.
-        jpeg_quality: of pictures, 1 to 100; None stores them lossless.
+        storage: of pictures.
 
     Raises:
-        UserError: if the quality is none.
         OSError: if the disk refuses; nothing is left then.
     """
-    if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
-        raise UserError(f"JPEG quality: got {jpeg_quality}, expected 1 to 100")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         root = zarr.open_group(str(draft), mode="w", zarr_format=2)
         data, meta = root.create_group("data"), root.create_group("meta")
         for key, (shape, dtype) in spec.items():
-            as_jpeg = jpeg_quality is not None and can_be_jpeg(shape, dtype)
+            rows, codec = _chunks(shape, dtype, storage)
             data.create_array(
                 key,
                 shape=(0, *shape),
-                chunks=(1 if as_jpeg else chunk_rows(shape, dtype), *shape),
+                chunks=(rows, *shape),
                 dtype=dtype,
-                compressors=JpegCodec(jpeg_quality) if as_jpeg else _lossless(shape, dtype),
+                compressors=codec,
                 filters=None,
                 fill_value=0,
             )
@@ -97,6 +96,13 @@ def create_recording(
         raise
 
 
-def _lossless(shape: tuple[int, ...], dtype: np.dtype[Any]) -> numcodecs.Blosc:
+def _chunks(shape: tuple[int, ...], dtype: np.dtype[Any], storage: PictureStorage) -> tuple[int, Codec]:
+    """Rows of a chunk and the codec of an array."""
+    if storage.jpeg_quality is not None and can_be_jpeg(shape, dtype):
+        return 1, JpegCodec(storage.jpeg_quality)
+    if storage.video_crf is not None and can_be_jpeg(shape, dtype):
+        rows = chunk_rows_of_video(shape)
+        return rows, VideoCodec(storage.video_crf, rows)
     shuffle = numcodecs.Blosc.BITSHUFFLE if dtype.itemsize == 1 else numcodecs.Blosc.SHUFFLE
-    return numcodecs.Blosc("zstd", _PICTURE_LEVEL if len(shape) == 3 else 5, shuffle)
+    level = _PICTURE_LEVEL if len(shape) == 3 else 5
+    return chunk_rows(shape, dtype), numcodecs.Blosc("zstd", level, shuffle)

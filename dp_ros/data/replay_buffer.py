@@ -24,7 +24,6 @@ import zarr
 from numpy.typing import NDArray
 
 from dp_ros.data.archive import open_archive
-from dp_ros.data.jpeg_codec import QUALITY, Stored, jpeg_codecs, stored_rows
 from dp_ros.data.layout import (
     EPISODE_ENDS,
     EPISODE_INFO,
@@ -35,6 +34,7 @@ from dp_ros.data.layout import (
     UNMARKED,
     Array,
 )
+from dp_ros.data.stored_pictures import PictureStorage, Stored, storage_of, stored_rows
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
 
@@ -260,7 +260,7 @@ class ReplayBuffer:
         return {key: self.rows(key, start, int(self.episode_ends[index])) for key in self._arrays}
 
     def stored_episode(self, index: int) -> dict[str, Stored]:
-        """All arrays of one episode, as `episode` gives them, but JPEG pictures as they are stored.
+        """All arrays of one episode, as `episode` gives them, but encoded pictures as they are stored.
 
         Raises:
             UserError: if a picture is missing.
@@ -272,10 +272,9 @@ class ReplayBuffer:
             return {key: stored_rows(array, start, stop) for key, array in self._arrays.items()}
 
     @property
-    def jpeg_quality(self) -> int | None:
-        """Quality of pictures that are stored as JPEG; None if they are lossless."""
-        codecs = jpeg_codecs(self._arrays)
-        return next((codec.level or QUALITY for codec in codecs.values()), None)
+    def storage(self) -> PictureStorage:
+        """How pictures are stored."""
+        return storage_of(self._arrays)
 
     def digest(self) -> str:
         """Hash of names, types, rows and episode boundaries; independent of chunking and compression."""

@@ -21,6 +21,7 @@ from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.layout import EPISODE_SUCCESS, FORMAT, TAKEOVER, UNMARKED, recorded_arrays
 from dp_ros.data.lock import locked
 from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.data.stored_pictures import LOSSLESS, Stored
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
 
@@ -76,18 +77,21 @@ def copy_episodes(
                 f"{buffer.path} and {chosen[0][0].path}: one holds demonstrations, the other runs in which an operator "
                 "may take over; keep them apart"
             )
-    qualities = [buffer.jpeg_quality for buffer, _ in chosen]
-    # JPEG pictures are copied as they are; those of a lossless recording stay lossless, and so must the others then.
-    quality = None if None in qualities else qualities[0]
+    storages = [buffer.storage for buffer, _ in chosen]
+    # Encoded pictures are copied as they are; those of a lossless recording stay lossless, and so must the others then.
+    storage = storages[0] if len({each.kind for each in storages}) == 1 else LOSSLESS
     takeover = TAKEOVER in chosen[0][0]
     with (
         complete_or_absent(out) as draft,
-        EpisodeWriter(draft, tasks[0], takeover=takeover, jpeg_quality=quality) as writer,
+        EpisodeWriter(draft, tasks[0], takeover=takeover, storage=storage) as writer,
     ):
         for buffer, indices in chosen:
             seeds, successes, infos = buffer.episode_seeds, buffer.episode_success, buffer.episode_info
             for index in indices:
-                arrays = buffer.stored_episode(index)
+                as_stored = buffer.storage.kind == storage.kind
+                arrays: Mapping[str, Stored] = (
+                    buffer.stored_episode(index) if as_stored else buffer.episode(index)
+                )
                 for row in range(len(next(iter(arrays.values())))):
                     writer.add({key: values[row] for key, values in arrays.items()})
                 marked = None if successes[index] == UNMARKED else bool(successes[index])

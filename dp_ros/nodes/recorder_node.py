@@ -61,7 +61,7 @@ class RecorderNode(Node):
         self._max_age_ns = round(1e9 * max(spec.max_age_s for spec in task.observations.values()))
         self._rows = DemonstrationRows(task, options.hold_ns, takeovers=bool(options.takeover_topic))
         self._writer = EpisodeWriter(
-            options.out, task, takeover=bool(options.takeover_topic), jpeg_quality=options.jpeg_quality
+            options.out, task, takeover=bool(options.takeover_topic), storage=options.storage
         )
         try:
             self._space = DiskSpace(self._writer.path, options.low_disk_bytes, options.full_disk_bytes)

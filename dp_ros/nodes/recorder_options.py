@@ -13,6 +13,7 @@ from dp_ros.bridge.bags.raw_intake import RawStreams
 from dp_ros.bridge.command_topics import TAKEOVER_HOLD_NS
 from dp_ros.bridge.parameters import declare
 from dp_ros.data.layout import NO_SEED
+from dp_ros.data.stored_pictures import PictureStorage
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec, load_task
 
@@ -28,7 +29,7 @@ class RecorderOptions:
         operator_topic: of an operator who takes over; empty: nobody does. takeover_topic: on which a policy says so.
         low_disk_bytes: free space below which it warns. full_disk_bytes: free space below which recording ends.
         raw_streams: which streams are recorded as they come, too.
-        jpeg_quality: of the pictures of a new recording; None: lossless.
+        storage: of the pictures of a new recording.
     """
 
     task: TaskSpec
@@ -41,7 +42,7 @@ class RecorderOptions:
     low_disk_bytes: int
     full_disk_bytes: int
     raw_streams: RawStreams
-    jpeg_quality: int | None
+    storage: PictureStorage
 
 
 def declared_options(node: Any) -> RecorderOptions:
@@ -96,12 +97,21 @@ def declared_options(node: Any) -> RecorderOptions:
         low=0,
         high=100,
     )
+    crf = fixed(
+        "video_crf",
+        0,
+        "pictures of a new recording are stored as video of this constant rate factor, 1 (best) to 51; 0: not",
+        low=0,
+        high=51,
+    )
     seed = "seed of the episode's start, saved with it; -1: none"
     declare(node, "episode_seed", NO_SEED, seed, low=-1, high=2**62)
     declare(node, "operator_name", "", "who demonstrates, saved with each episode")
     declare(node, "instruction", "", "what the robot is to do, saved with each episode")
     if not out:
         raise UserError("parameter out is empty; give the recording to make or extend, e.g. out:=data/x.zarr")
+    if quality and crf:
+        raise UserError(f"jpeg_quality {quality} and video_crf {crf}: give one of them, 0 for the other")
     if lockstep and (task.action.output != "trajectory" or takeover_topic):
         raise UserError(
             f"task {task.name}: lockstep records trajectories without takeovers; set lockstep to false"
@@ -120,5 +130,5 @@ def declared_options(node: Any) -> RecorderOptions:
         low_disk_bytes=low_mb * 1_000_000,
         full_disk_bytes=full_mb * 1_000_000,
         raw_streams=cast(RawStreams, raw),
-        jpeg_quality=quality or None,
+        storage=PictureStorage(quality or None, crf or None),
     )

@@ -15,6 +15,7 @@ from zarr.storage import ZipStore
 from dp_ros.cli.main import main
 from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.data.stored_pictures import PictureStorage
 from dp_ros.data.surgery import copy_episodes
 from dp_ros.errors import UserError
 from test.data.recorded import random_episode, small_task
@@ -70,7 +71,7 @@ def test_the_tools_take_a_zip(recording: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_jpeg_pictures_leave_a_zip_as_they_are(tmp_path: Path) -> None:
-    with EpisodeWriter(tmp_path / "x.zarr", TASK, jpeg_quality=80) as writer:
+    with EpisodeWriter(tmp_path / "x.zarr", TASK, storage=PictureStorage(jpeg_quality=80)) as writer:
         for step in random_episode(TASK, 3, 0):
             writer.add(step)
         writer.save()

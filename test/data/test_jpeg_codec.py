@@ -12,6 +12,7 @@ import pytest
 from dp_ros.data.episode_writer import EpisodeWriter, set_aside_path
 from dp_ros.data.jpeg_codec import JpegCodec
 from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.data.stored_pictures import PictureStorage
 from dp_ros.data.surgery import copy_episodes
 from dp_ros.errors import UserError
 from test.data.recorded import small_task
@@ -38,7 +39,7 @@ def smooth_episode(length: int, seed: int) -> list[dict[str, object]]:
 
 
 def record(path: Path, lengths: list[int], quality: int | None = 90, first_seed: int = 0) -> None:
-    with EpisodeWriter(path, TASK, jpeg_quality=quality) as writer:
+    with EpisodeWriter(path, TASK, storage=PictureStorage(jpeg_quality=quality)) as writer:
         for seed, length in enumerate(lengths, start=first_seed):
             for row in smooth_episode(length, seed):
                 writer.add(row)  # type: ignore[arg-type]
@@ -53,7 +54,7 @@ def test_pictures_come_back_within_the_error_of_jpeg_and_everything_else_exactly
     error = np.abs(buffer["camera"].astype(int) - given)
     assert 0 < error.max() < 16 and error.mean() < 2.0
     np.testing.assert_array_equal(buffer["pose"], np.stack([r["pose"] for r in rows]).astype(np.float32))  # type: ignore[arg-type]
-    assert buffer.jpeg_quality == 90
+    assert buffer.storage.jpeg_quality == 90
     assert ReplayBuffer.open(tmp_path / "x.zarr").digest() == buffer.digest()
 
 
@@ -113,7 +114,7 @@ def test_beside_a_lossless_recording_copies_are_lossless(tmp_path: Path) -> None
     buffers = [ReplayBuffer.open(tmp_path / name) for name in ("a.zarr", "b.zarr")]
     copy_episodes([(buffer, range(buffer.n_episodes)) for buffer in buffers], tmp_path / "both.zarr")
     both = ReplayBuffer.open(tmp_path / "both.zarr")
-    assert both.jpeg_quality is None
+    assert both.storage.kind == "lossless"
     np.testing.assert_array_equal(both["camera"], np.concatenate([b["camera"] for b in buffers]))
 
 
@@ -121,7 +122,7 @@ def test_depth_stays_lossless(tmp_path: Path) -> None:
     depth = {"topic": "/depth", "type": "sensor_msgs/msg/Image", "encoding": "mono16", "shape": [8, 9, 1]}
     streams = {"depth": {**depth, "max_age_s": 0.2}}
     task = small_task(observations={**small_task().model_dump(mode="json")["observations"], **streams})
-    with EpisodeWriter(tmp_path / "x.zarr", task, jpeg_quality=50) as writer:
+    with EpisodeWriter(tmp_path / "x.zarr", task, storage=PictureStorage(jpeg_quality=50)) as writer:
         picture = np.arange(72, dtype=np.uint16).reshape(8, 9, 1) * 900
         writer.add({**smooth_episode(1, 0)[0], "depth": picture})  # type: ignore[dict-item]
         writer.save()
@@ -143,5 +144,5 @@ def test_a_picture_that_is_damaged_or_missing_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("quality", [0, 101])
 def test_a_quality_that_is_none_is_refused_and_nothing_is_made(tmp_path: Path, quality: int) -> None:
     with pytest.raises(UserError, match=f"got {quality}, expected 1 to 100"):
-        EpisodeWriter(tmp_path / "x.zarr", TASK, jpeg_quality=quality)
+        EpisodeWriter(tmp_path / "x.zarr", TASK, storage=PictureStorage(jpeg_quality=quality))
     assert list(tmp_path.iterdir()) == []

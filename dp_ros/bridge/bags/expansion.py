@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import zstandard
 from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
@@ -24,7 +25,7 @@ _PIECE = 2**20
 _LZ4_MOST = 255  # by the format's own making
 
 
-def zstd_pieces(data: io.BufferedIOBase) -> Iterator[bytes]:
+def zstd_pieces(data: IO[bytes]) -> Iterator[bytes]:
     """What zstd frames one after the other expand to, a piece at a time."""
     with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as expanding:
         while piece := expanding.read(_PIECE):
