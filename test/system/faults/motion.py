@@ -24,8 +24,8 @@ Floats = npt.NDArray[np.float64]
 STEP_NS = 10_000_000
 #: On its way from the policy to the controller.
 TRANSPORT_NS = 2_000_000
-#: By how many steps a robot is behind its controller, where the measured state counts: 50 ms.
-LAG_STEPS = 5
+#: By how many steps a robot is behind its controller, where the measured state counts: 100 ms.
+LAG_STEPS = 10
 #: Slower than this is standing still, rad/s.
 STILL = 2e-3
 #: Faster than this is moving, rad/s: on the circle the faster joint has 0.44 or more.
