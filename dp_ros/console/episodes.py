@@ -14,6 +14,7 @@ import numpy as np
 from dp_ros.data.layout import ACTION, TIMESTAMP, UNMARKED
 from dp_ros.data.pictures import jpeg, thumbnail
 from dp_ros.data.replay_buffer import ReplayBuffer
+from dp_ros.data.surgery import Label, label_episode
 from dp_ros.errors import UserError
 from dp_ros.runtime.replay import Floats, commands_of
 from dp_ros.task import TaskSpec
@@ -88,6 +89,20 @@ class Episodes:
             return buffer.task, commands_of(buffer.task, buffer.rows(ACTION, begin, end))
         except (UserError, ValueError) as error:
             raise LookupError(f"episode {index} cannot be replayed: {error}") from None
+
+    def mark(self, index: int, success: bool | None) -> str:
+        """Say of a committed episode how it went, None: unknown; returns that in words.
+
+        Raises:
+            LookupError: there is no such episode, or it cannot be said now: a recorder writes to the recording.
+        """
+        try:
+            marked = UNMARKED if success is None else int(success)
+            label_episode(self.path, index, Label(marked, {}), replace=True)
+        except UserError as error:
+            raise LookupError(str(error)) from None
+        how = {True: "a success", False: "a failure", None: "not marked"}[success]
+        return f"episode {index} is {how}"
 
     def frame(self, index: int, camera: str, row: int, *, small: bool) -> bytes:
         """A picture of an episode as JPEG.

@@ -74,16 +74,17 @@ class Do(_Message):
         "policy.cancel",
         "policy.emergency_stop",
         "policy.clear_emergency_stop",
+        "episode.mark",
         "robot.reset",
         "robot.replay",
         "robot.stop_replay",
     ]
-    success: bool | None = None  # record.mark
+    success: bool | None = None  # record.mark, episode.mark
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)  # robot.reset, policy.run
     time_limit_s: float | None = Field(default=None, gt=0.0, le=86_400.0)  # policy.run
     operator: Text | None = None  # record.label
     instruction: Text | None = None  # record.label
-    episode: int | None = Field(default=None, ge=0, le=2**31)  # robot.replay
+    episode: int | None = Field(default=None, ge=0, le=2**31)  # robot.replay, episode.mark
     speed: float | None = Field(default=None, gt=0.0, le=2.0)  # robot.replay; 1 is as recorded
 
 

@@ -293,6 +293,8 @@ class ConsoleServer:
         log.info("console: %s: %s", self._desk.name(person), request.do)
         if request.do == "robot.replay":
             return await self._replay(person, request)
+        if request.do == "episode.mark":
+            return await self._mark(request)
         return await _answered(self._robot.do(request))
 
     async def _replay(self, person: int, request: Do) -> Answer:
@@ -306,6 +308,14 @@ class ConsoleServer:
             return False, "take control first"
         speed = 1.0 if request.speed is None else request.speed
         return await _answered(self._robot.replay(request.episode, task, commands, speed))
+
+    async def _mark(self, request: Do) -> Answer:
+        if request.episode is None:
+            return False, "say which episode"
+        try:
+            return True, await asyncio.to_thread(self._episodes.mark, request.episode, request.success)
+        except LookupError as error:
+            return False, str(error.args[0])
 
     async def _show(self, socket: web.WebSocketResponse, person: int) -> None:
         """Send the facts once, then the newest state and pictures for as long as somebody looks."""

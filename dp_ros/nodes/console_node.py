@@ -26,6 +26,7 @@ from dp_ros.bridge.images import ImageProblem, decode_compressed, decode_image
 from dp_ros.bridge.operator_output import OperatorOutput
 from dp_ros.bridge.qos import latched_qos, observation_qos, reliable_qos
 from dp_ros.bridge.spin import run_node
+from dp_ros.bridge.watchers import count_executors
 from dp_ros.console.access import Access, is_loopback
 from dp_ros.console.episodes import Episodes
 from dp_ros.console.messages import Do
@@ -357,7 +358,7 @@ class ConsoleNode(Node):
             problem = "the policy runs; cancel it first"
         elif self._output.measured(self.get_clock().now().nanoseconds) is None:
             problem = "where the robot is, is not known (no fresh sample of its state)"
-        elif not self.count_subscribers(topic):
+        elif not count_executors(self, topic):
             problem = f"nobody listens to {topic}; is the robot's controller running?"
         else:
             try:

@@ -43,6 +43,7 @@ class Arm(StandIn):
         self.jitter_ms: float | None = 0.4
         self.problems: list[str] = []
         self.replayed: dict[str, Any] | None = None
+        self.recorder = True
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -71,8 +72,8 @@ class Arm(StandIn):
         return {
             **{"streams": {"joints": [0.0]}, "live": {"front": True, "wrist": True}},
             **{"commanded": None, "problem": "", "stopped": False, "said": "", "robot": None, "chunk": None},
-            **{"policy": policy, "recorder": recorder, "replay": self.replayed},
-            "labels": {"operator_name": "", "instruction": ""},
+            **{"policy": policy, "recorder": recorder if self.recorder else None, "replay": self.replayed},
+            "labels": {"operator_name": "", "instruction": ""} if self.recorder else None,
         }
 
     def picture(self, camera: int, after_ns: int) -> tuple[int, bytes] | None:
@@ -82,8 +83,15 @@ class Arm(StandIn):
 class OneEpisode:
     """A recording of two cameras."""
 
+    def __init__(self) -> None:
+        self.success: bool | None = None
+
+    def mark(self, index: int, success: bool) -> str:
+        self.success = success
+        return "marked"
+
     def overview(self) -> dict[str, Any]:
-        listed = {"index": 0, "steps": 5, "seconds": 0.5, "success": None, "seed": -1, "info": {}}
+        listed = {"index": 0, "steps": 5, "seconds": 0.5, "success": self.success, "seed": -1, "info": {}}
         return {"episodes": [listed], "cameras": ["front", "wrist"]}
 
     def values(self, index: int) -> dict[str, Any]:
@@ -197,6 +205,16 @@ def test_problems_of_streams_and_the_jitter_of_setpoints_are_shown(page: Any, ar
     until(page, lambda: page.inner_text("#problems") == "wrist: frozen for 2.1 s", "the problem")
     arm.problems = []
     until(page, lambda: page.locator("#problems").is_hidden(), "no problem")
+
+
+def test_episodes_are_marked_in_the_list_where_nobody_records(page: Any, arm: Arm) -> None:
+    page.click("#list button")
+    good = page.locator('[data-mark="true"]')
+    assert good.is_disabled()
+    arm.recorder = False
+    until(page, good.is_enabled, "the button")
+    good.click()
+    until(page, lambda: "Episode 0 ✓" in page.inner_text("#list"), "the mark")
 
 
 def test_what_is_typed_for_the_next_episode_is_no_shortcut(page: Any, arm: Arm) -> None:

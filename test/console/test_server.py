@@ -21,6 +21,7 @@ from dp_ros.console.episodes import Episodes
 from dp_ros.console.messages import MOST_BYTES, Do, parse
 from dp_ros.console.server import MOST_MALFORMED, Answer, ConsoleServer
 from dp_ros.data.episode_writer import EpisodeWriter
+from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
 from dp_ros.task import TaskSpec
 from test.data.recorded import random_episode, small_task
@@ -293,6 +294,26 @@ def test_episodes_can_be_looked_at(server: ConsoleServer) -> None:
             assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
 
     with_session(work)
+
+
+def test_an_episode_is_marked_afterwards_unless_somebody_records(
+    server: ConsoleServer, robot: StandIn, tmp_path: Path
+) -> None:
+    async def work(session: aiohttp.ClientSession) -> None:
+        anna, ben = await join(session, server), await join(session, server)
+        await anna.ask("control.take")
+        assert await ben.ask("episode.mark", episode=0, success=False) == (False, "take control first")
+        assert await anna.ask("episode.mark", episode=0, success=False) == (True, "episode 0 is a failure")
+        assert await anna.ask("episode.mark", episode=1, success=True) == (True, "episode 1 is a success")
+        done, message = await anna.ask("episode.mark", episode=2, success=True)
+        assert not done and "episode" in message
+        assert await anna.ask("episode.mark", success=True) == (False, "say which episode")
+        with EpisodeWriter(tmp_path / "x.zarr", small_task()):
+            done, message = await anna.ask("episode.mark", episode=0, success=True)
+        assert not done and "another process is recording to it" in message
+
+    with_session(work)
+    assert ReplayBuffer.open(tmp_path / "x.zarr").episode_success.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ function setUp(given) {
   text("keys", `Keys while Space is held: ${facts.drives.slice(0, keys.length).map((name, i) => `${name} ${keys[i].map(keyName).join(" ")}`).join(", ")}.`);
   const byPad = facts.gamepad.filter(({ words }) => words !== "nothing"), idle = facts.gamepad.filter(({ words }) => words === "nothing");
   text("pad-keys", `Gamepad while a shoulder button is held: ${byPad.map(({ name, words }) => `${name} ${words}`).join(", ")}.${idle.length ? ` Nothing drives ${idle.map(({ name }) => name).join(", ")}.` : ""}`);
-  toggled = facts.drives.map(() => 0);
+  toggled = facts.drives.map(() => 0); listed = ""; episodes();
   $("graphs").replaceChildren(); graphs.clear();
   for (const stream of facts.streams) graph(stream, "");
   graph("inference and latency", "ms"); graph(facts.jitter, "ms"); graph("queue", "s");
@@ -89,6 +89,9 @@ function show() {
   text("control", mine ? "Release control" : control.holder ? `${control.holder} has control` : "Take control");
   button.disabled = !mine && control.holder !== null;
   for (const node of document.querySelectorAll("[data-do]")) node.disabled = !mine && !STOPS.includes(node.dataset.do);
+  for (const node of document.querySelectorAll("[data-mark]")) {
+    node.disabled = !mine || Boolean(recorder); node.title = recorder ? "the recorder writes to this recording; afterwards, or by dp-ros data mark" : "";
+  }
   for (const id of ["deadman", "operator", "instruction", "replay", "confirm-yes"]) $(id).disabled = !mine;
   const stopped = state.stopped, alarm = $("alarm");
   alarm.hidden = !stopped; if (stopped) alarm.textContent = "Emergency stop is pressed. Nothing moves until somebody with control clears it.";
@@ -395,6 +398,10 @@ $("play").addEventListener("click", () => {
   timer = setInterval(() => { if (playing.row >= playing.episode.steps - 1) stopPlaying(); else seek(playing.row + 1); }, 1000 / facts.rate_hz);
 });
 $("scrub").addEventListener("input", () => { stopPlaying(); seek(Number($("scrub").value)); });
+for (const button of document.querySelectorAll("[data-mark]")) button.addEventListener("click", async () => {
+  button.blur();
+  if ((await ask("episode.mark", { episode: playing.episode.index, success: button.dataset.mark === "true" })).ok) episodes();
+});
 $("close").addEventListener("click", close);
 $("replay").addEventListener("click", () => {
   stopPlaying(); $("replay").blur();
