@@ -18,7 +18,7 @@ from dp_ros.inference.thread_count import available_cores, fastest_engine
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "native", "native_int8", "onnx", "torch")
+ENGINES = ("auto", "native", "native_int8", "native_w8a8", "native_bf16", "onnx", "torch")
 
 
 def load_engine(
@@ -70,11 +70,11 @@ def _engine(
     folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, threads: int
 ) -> CheckedEngine:
     """An engine of one kind, not warm. Raises UserError."""
-    if chosen in ("native", "native_int8"):
+    if chosen.startswith("native") and chosen in ENGINES:
         _require(folder, manifest, WEIGHTS_FILE, chosen)
         from dp_ros.inference.native.engine import NativeEngine
 
-        return NativeEngine(folder, manifest, threads, num_inference_steps, int8=chosen == "native_int8")
+        return NativeEngine(folder, manifest, threads, num_inference_steps, kind=chosen)
     if chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
         from dp_ros.inference.onnx import OnnxEngine

@@ -20,10 +20,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 #: What is agreed on with `unet1d.cpp`; raised there and here with every change of its functions or of Convolution.
-INTERFACE = 1
+INTERFACE = 2
 #: Outputs in a block of weights, as in `unet1d.cpp`.
 BLOCK = 16
 KERNEL_SIZES = (3, 5, 7)
+#: Of weights, `DpKind` in `unet1d.cpp`: what they are, and what the inputs are that they meet.
+FLOATS, BYTES_SHORTS, BYTES_BYTES, BFLOATS = range(4)
+#: Inputs whose narrow weights lie side by side.
+_AT_ONCE = {BYTES_SHORTS: 2, BYTES_BYTES: 4, BFLOATS: 2}
 
 
 class Convolution(ctypes.Structure):
@@ -36,7 +40,17 @@ class Convolution(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("cin", "cout", "taps", "step", "rows", "groups")),
         *((name, ctypes.c_int32) for name in ("added_cin", "borders", "joins")),
         *((name, ctypes.c_int64) for name in ("scales", "added_scales")),
+        *((name, ctypes.c_int32) for name in ("kind", "added_kind")),
     ]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Weights in memory: their kind, their place among those of that kind, and that of their scales, -1 for none."""
+
+    kind: int
+    at: int
+    scales: int = -1
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,8 @@ class UnetLayout:
         action_dim: values of an action.
         kernel_size: of the convolutions over time; one of KERNEL_SIZES.
         groups: of the group norms.
-        int8: round weights to 8 bits, with a scale for each output; those of the first and last convolution stay.
+        kind: of the weights; those of the first and the last convolution stay FLOATS. Weights of 8 bits have a scale
+            for each output.
         mask: whether the input has the channel that says which actions are known.
 
     Raises:
@@ -73,7 +88,7 @@ class UnetLayout:
         widths: channels of the levels.
         operations: what is to be done for one noise level.
         parameters: of all of them, float32.
-        bytes: weights of 8 bits.
+        bytes: those that are not FLOATS.
         sample_floats: memory that a sample needs.
         film: values of a condition.
         input: rows of actions, and of the mask.
@@ -89,11 +104,11 @@ class UnetLayout:
         kernel_size: int,
         groups: int,
         mask: bool,
-        int8: bool = False,
+        kind: int = FLOATS,
     ) -> None:
         self._weights, self._kernel_size, self._groups = weights, kernel_size, groups
         self._pad = kernel_size // 2
-        self._int8 = int8
+        self._kind = kind
         self._parts: list[Floats] = []
         self._bytes: list[NDArray[np.int8]] = []
         self._n_bytes = 0
@@ -148,9 +163,9 @@ class UnetLayout:
         operation.added, operation.added_stride = x.at, x.stride
         if f"{name}.shortcut.weight" in self._weights:
             operation.added_cin = x.channels
-            operation.added_weights, operation.added_scales = self._packed(
-                self._weights[f"{name}.shortcut.weight"]
-            )
+            packed = self._packed(self._weights[f"{name}.shortcut.weight"])
+            operation.added_weights, operation.added_scales = packed.at, packed.scales
+            operation.added_kind = packed.kind
             operation.added_bias = self._padded(self._weights[f"{name}.shortcut.bias"])
         return out
 
@@ -182,16 +197,18 @@ class UnetLayout:
             raise ValueError(
                 f"a convolution from {cin} to {cout} channels where {x.channels} to {out.channels} fit"
             )
-        place, scales = self._packed(weight)
+        packed = self._packed(weight)
         self.operations.append(
             Convolution(
                 input=x.at + first * x.stride,
                 input_stride=x.stride,
                 output=out.at,
                 output_stride=out.stride,
-                weights=place,
-                scales=scales,
+                weights=packed.at,
+                scales=packed.scales,
+                kind=packed.kind,
                 added_scales=-1,
+                added_kind=FLOATS,
                 bias=self._padded(bias),
                 gamma=-1,
                 beta=-1,
@@ -214,28 +231,37 @@ class UnetLayout:
         self.sample_floats += (rows + 2 * self._pad) * channels
         return view
 
-    def _packed(self, weight: Floats) -> tuple[int, int]:
-        """Place of weights (cout, cin, taps), stored in blocks of outputs, and of their scales, -1 for float32.
-
-        Blocks are (cin, taps, BLOCK), of bytes (pairs of cin, taps, BLOCK, 2).
-        """
-        if self._int8 and min(weight.shape[:2]) >= BLOCK:
-            return self._rounded(weight)
+    def _packed(self, weight: Floats) -> Packed:
+        """Weights (cout, cin, taps) in blocks of outputs: (cin, taps, BLOCK), narrow ones (cin / n, taps, BLOCK, n)."""
+        if self._kind != FLOATS and min(weight.shape[:2]) >= BLOCK:
+            return self._narrow(weight)
         cout, cin, taps = weight.shape
         padded = np.zeros((-(-cout // BLOCK) * BLOCK, cin, taps), np.float32)
         padded[:cout] = weight
-        return self._store(padded.reshape(-1, BLOCK, cin, taps).transpose(0, 2, 3, 1)), -1
+        return Packed(FLOATS, self._store(padded.reshape(-1, BLOCK, cin, taps).transpose(0, 2, 3, 1)))
 
-    def _rounded(self, weight: Floats) -> tuple[int, int]:
+    def _narrow(self, weight: Floats) -> Packed:
         cout, cin, taps = weight.shape
         scales = np.maximum(np.abs(weight).max(axis=(1, 2)), 1e-20) / 127
-        padded = np.zeros((-(-cout // BLOCK) * BLOCK, -(-cin // 2) * 2, taps), np.int8)
-        padded[:cout, :cin] = np.rint(weight / scales[:, None, None])
-        packed = padded.reshape(-1, BLOCK, padded.shape[1] // 2, 2, taps).transpose(0, 2, 4, 1, 3)
+        if self._kind == BFLOATS:
+            values: NDArray[np.int8] | NDArray[np.uint16] = bfloat16(weight)
+        else:
+            values = np.rint(weight / scales[:, None, None]).astype(np.int8)
+        n = _AT_ONCE[self._kind]
+        padded = np.zeros((-(-cout // BLOCK) * BLOCK, -(-cin // n) * n, taps), values.dtype)
+        padded[:cout, :cin] = values
+        packed = np.ascontiguousarray(
+            padded.reshape(-1, BLOCK, padded.shape[1] // n, n, taps).transpose(0, 2, 4, 1, 3)
+        )
         at = self._n_bytes
-        self._bytes.append(np.ascontiguousarray(packed).reshape(-1))
-        self._n_bytes += padded.size
-        return at, self._padded(scales)
+        self._bytes.append(packed.view(np.int8).reshape(-1))
+        self._n_bytes += packed.nbytes
+        if self._kind == BFLOATS:
+            return Packed(self._kind, at)
+        place = self._padded(scales)
+        if self._kind == BYTES_BYTES:
+            self._padded(scales * values.sum(axis=(1, 2), dtype=np.int64))
+        return Packed(self._kind, at, place)
 
     def _padded(self, values: Floats) -> int:
         """Place of a value for each output, zeros behind them up to whole blocks."""
@@ -248,3 +274,11 @@ class UnetLayout:
         self._parts.append(np.ascontiguousarray(values, np.float32).reshape(-1))
         self._n_parameters += values.size
         return at
+
+
+def bfloat16(values: Floats) -> NDArray[np.uint16]:
+    """The upper halves of float32, to the nearest, ties to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
+        np.uint16
+    )

@@ -10,9 +10,14 @@
 // into the first-level cache serve all rows of all samples before the next chunk is read. Every view of rows has rows of
 // zeros before and behind it where taps reach beyond the sequence.
 //
-// With weights of 8 bits, blocks are (cin / 2, tap, 16, 2), so that a pair of inputs meets a pair of weights in one
-// instruction; inputs are rounded to 16 bits with one scale for each sample, which costs nothing that can be seen, and
-// sums are kept in 32 bits for one chunk and in float from chunk to chunk.
+// Narrow weights lie in blocks (cin / 2, tap, 16, 2) or (cin / 4, tap, 16, 4), so that two or four inputs meet their
+// weights in one instruction:
+//
+//     BYTES_SHORTS   weights of 8 bits, inputs of 16 with one scale for each sample, which cost nothing that can be seen
+//     BYTES_BYTES    weights of 8 bits, inputs of 8 (AVX-512 VNNI): their error is what there is to see
+//     BFLOATS        both bfloat16 (AVX-512 BF16)
+//
+// Sums of whole numbers are kept in 32 bits for one chunk and in float from chunk to chunk.
 //
 // Threads share the outputs of a convolution, whole groups of the norm each, and wait for one another after it. What a
 // number is does not depend on threads or on what else is in the batch. Written from the definition of the network in
@@ -26,11 +31,13 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <type_traits>
 #include <vector>
 
 #include <sched.h>
+#include <sys/mman.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -96,8 +103,11 @@ struct DpConvolution {
   int32_t added_cin;
   int32_t borders;                // whether taps reach beyond the sequence, taps / 2 rows on each side
   int32_t joins;                  // whether the next one may begin before this one is finished
-  int64_t scales, added_scales;   // of 8-bit weights, one for each output; weights then count bytes of these
+  int64_t scales, added_scales;   // of 8-bit weights, one for each output; of BYTES_BYTES then its weights' sum
+  int32_t kind, added_kind;       // of weights; those that are not FLOATS count bytes
 };
+
+enum DpKind { FLOATS, BYTES_SHORTS, BYTES_BYTES, BFLOATS };
 
 }
 
@@ -275,6 +285,130 @@ Span16 rounded(Span x, int cin, int rows, int samples, std::vector<int16_t> &val
   return {values.data(), stride, rows * stride, scales.data()};
 }
 
+#if defined(__x86_64__)
+#define DP_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16")))
+
+// Four bytes of inputs, for every output.
+DP_AVX512 inline __m512i broadcast(const void *from) {
+  int32_t four;
+  std::memcpy(&four, from, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
+// `multiply` for 16 outputs in one register: KIND says of what width the numbers are, N_IN how many inputs meet at once.
+// Two sums for each row, so that one addition need not wait for the last.
+template <int KIND, int TAPS, int STEP, int ROWS>
+DP_AVX512 inline void multiply_wide(const int8_t *x, int64_t stride, const int8_t *w, int n, const float *scales,
+                                    float input_scale, float *sums, int64_t sums_stride) {
+  constexpr int SEEN = (ROWS - 1) * STEP + TAPS;
+  const int8_t *row[SEEN];
+  for (int r = 0; r < SEEN; ++r) row[r] = x + r * stride;
+  __m512i sum[ROWS][2];
+#pragma GCC unroll 8
+  for (int t = 0; t < ROWS; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_si512();
+  for (int c = 0; c < n; ++c, w += TAPS * 4 * BLOCK) {
+#pragma GCC unroll 8
+    for (int k = 0; k < TAPS; ++k) {
+      const __m512i weights = _mm512_loadu_si512(w + k * 4 * BLOCK);
+#pragma GCC unroll 8
+      for (int t = 0; t < ROWS; ++t) {
+        const __m512i value = broadcast(row[t * STEP + k] + 4 * c);
+        __m512i &to = sum[t][k & 1];
+        if constexpr (KIND == BFLOATS)
+          to = (__m512i)_mm512_dpbf16_ps((__m512)to, (__m512bh)value, (__m512bh)weights);
+        else
+          to = _mm512_dpbusd_epi32(to, value, weights);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < ROWS; ++t) {
+    float *to = sums + t * sums_stride;
+    __m512 found;
+    if constexpr (KIND == BFLOATS) {
+      found = _mm512_add_ps((__m512)sum[t][0], (__m512)sum[t][1]);
+    } else {
+      found = _mm512_maskz_cvtepi32_ps(0xffff, _mm512_add_epi32(sum[t][0], sum[t][1]));
+      found = _mm512_mul_ps(found, _mm512_mul_ps(_mm512_loadu_ps(scales), _mm512_set1_ps(input_scale)));
+    }
+    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), found));
+  }
+}
+
+struct Narrow {  // rows of inputs as 4 bytes for two or four of them, and a scale for each sample
+  const int8_t *first;
+  int64_t stride, sample;
+  const float *scales;
+};
+
+// `convolve` for BFLOATS and BYTES_BYTES; `fours` of four bytes are the inputs of a row.
+template <int KIND, int TAPS, int STEP>
+DP_AVX512 void convolve_wide(Narrow x, const int8_t *w, int fours, int rows, int samples, const float *scales,
+                             const float *shifts, float *sums, int64_t sums_stride) {
+  const int chunk = std::max(CHUNK_BYTES / (TAPS * 4 * BLOCK), 1);
+  for (int c = 0; c < fours; c += chunk) {
+    const int n = std::min(chunk, fours - c);
+    const int8_t *weights = w + int64_t(c) * TAPS * 4 * BLOCK;
+    for (int b = 0; b < samples; ++b) {
+      for (int t = 0; t < rows;) {
+        const int8_t *at = x.first + b * x.sample + int64_t(t) * STEP * x.stride + 4 * c;
+        float *to = sums + (int64_t(b) * rows + t) * sums_stride;
+        const int left = rows - t;
+        const float scale = KIND == BFLOATS ? 1.0f : x.scales[b];
+        if (left >= 8) multiply_wide<KIND, TAPS, STEP, 8>(at, x.stride, weights, n, scales, scale, to, sums_stride), t += 8;
+        else if (left >= 4) multiply_wide<KIND, TAPS, STEP, 4>(at, x.stride, weights, n, scales, scale, to, sums_stride), t += 4;
+        else if (left >= 2) multiply_wide<KIND, TAPS, STEP, 2>(at, x.stride, weights, n, scales, scale, to, sums_stride), t += 2;
+        else multiply_wide<KIND, TAPS, STEP, 1>(at, x.stride, weights, n, scales, scale, to, sums_stride), t += 1;
+      }
+    }
+  }
+  if (KIND == BFLOATS) return;
+  // The instruction takes inputs without a sign: they are 128 too large, which adds 128 times the weights' sum.
+  for (int b = 0; b < samples; ++b) {
+    const __m512 excess = _mm512_mul_ps(_mm512_loadu_ps(shifts), _mm512_set1_ps(128.0f * x.scales[b]));
+    for (int t = 0; t < rows; ++t) {
+      float *to = sums + (int64_t(b) * rows + t) * sums_stride;
+      _mm512_storeu_ps(to, _mm512_sub_ps(_mm512_loadu_ps(to), excess));
+    }
+  }
+}
+#endif  // __x86_64__
+
+float largest_of(const float *first, int64_t stride, int cin, int rows) {
+  float largest = 1e-20f;
+  for (int t = 0; t < rows; ++t)
+    for (int c = 0; c < cin; ++c) largest = std::max(largest, std::fabs(first[t * stride + c]));
+  return largest;
+}
+
+// `rows` rows of `cin` floats of all samples as bytes without a sign, 128 for zero, or as bfloat16.
+Narrow narrowed(Span x, int kind, int cin, int rows, int samples, std::vector<int16_t> &values, std::vector<float> &scales) {
+  const int at_once = kind == BFLOATS ? 2 : 4;
+  const int64_t stride = int64_t(cin + at_once - 1) / at_once * 4;
+  values.assign(samples * rows * stride / 2, 0);
+  scales.resize(samples);
+  int8_t *bytes = reinterpret_cast<int8_t *>(values.data());
+  for (int b = 0; b < samples; ++b) {
+    const float *from = x.first + b * x.sample;
+    const float largest = kind == BFLOATS ? 127.0f : largest_of(from, x.stride, cin, rows), by = 127.0f / largest;
+    scales[b] = largest / 127.0f;
+    for (int t = 0; t < rows; ++t, from += x.stride) {
+      int8_t *to = bytes + (int64_t(b) * rows + t) * stride;
+      if (kind == BFLOATS) {
+        uint16_t *halves = reinterpret_cast<uint16_t *>(to);
+        for (int c = 0; c < cin; ++c) {
+          uint32_t bits;
+          std::memcpy(&bits, from + c, sizeof bits);
+          halves[c] = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // to the nearest, ties to even
+        }
+      } else {
+        for (int c = 0; c < cin; ++c) to[c] = int8_t(int32_t((from[c] * by + 12582912.0f) - 12582912.0f) + 128);
+      }
+    }
+  }
+  return {bytes, stride, rows * stride, scales.data()};
+}
+
 #endif  // __AVX2__
 
 int padded(int channels) { return (channels + BLOCK - 1) / BLOCK * BLOCK; }
@@ -289,10 +423,10 @@ int unit_of(const DpConvolution &op) {
   return all_outputs;
 }
 
-// Threads wait here for one another: awake for some microseconds, as long as a convolution takes, then giving way.
+// Threads wait here for one another: awake for so many turns, a convolution takes some thousand, then giving way.
 class Barrier {
  public:
-  explicit Barrier(int members) : members_(members) {}
+  Barrier(int members, int turns) : members_(members), turns_(turns) {}
   void wait() {
     if (members_ == 1) return;
     const unsigned round = round_.load(std::memory_order_relaxed);
@@ -302,7 +436,7 @@ class Barrier {
       return;
     }
     for (int turn = 0; round_.load(std::memory_order_acquire) == round; ++turn) {
-      if (turn > 4000) sched_yield();
+      if (turn > turns_) sched_yield();
 #if defined(__x86_64__)
       __builtin_ia32_pause();
 #endif
@@ -310,7 +444,7 @@ class Barrier {
   }
 
  private:
-  const int members_;
+  const int members_, turns_;
   std::atomic<int> here_{0};
   std::atomic<unsigned> round_{0};
 };
@@ -328,16 +462,42 @@ struct Sample {  // what a call draws; arrays have the samples in front
   float *actions;             // (samples, rows, dim), normalised
 };
 
+// Weights, in pages of 2 MB where the system has them: a large network is read from memory at every step, and looking up
+// pages of 4 KB costs up to half of the bandwidth.
+template <class T>
+class Weights {
+ public:
+  Weights(const T *values, int64_t n) : bytes_((std::max<int64_t>(n, 1) * sizeof(T) + PAGE - 1) / PAGE * PAGE) {
+    void *memory = mmap(nullptr, bytes_ + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    mapped_ = memory;
+    values_ = reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(memory) + PAGE - 1) / PAGE * PAGE);
+#if defined(MADV_HUGEPAGE)
+    madvise(values_, bytes_, MADV_HUGEPAGE);  // a wish: what is refused is slower and nothing else
+#endif
+    std::copy(values, values + n, values_);
+  }
+  ~Weights() { munmap(mapped_, bytes_ + PAGE); }
+  Weights(const Weights &) = delete;
+  Weights &operator=(const Weights &) = delete;
+  const T &operator[](int64_t i) const { return values_[i]; }
+
+ private:
+  static constexpr int64_t PAGE = int64_t(2) << 20;
+  const int64_t bytes_;
+  void *mapped_;
+  T *values_;
+};
+
 class Network {
  public:
   Network(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters, const int8_t *bytes,
           int64_t n_bytes, int64_t sample_floats,
           int film, int rows, int dim, int mask, int64_t input, int64_t input_stride, int64_t output,
-          int64_t output_stride, int clip, int multistep, int threads)
-      : ops_(ops, ops + n_ops), parameters_(n_parameters), bytes_(bytes, bytes + n_bytes), sample_floats_(sample_floats), film_(film), rows_(rows),
-        dim_(dim), mask_(mask), input_(input), input_stride_(input_stride), output_(output),
-        output_stride_(output_stride), clip_(clip), multistep_(multistep), threads_(threads), barrier_(threads), scratch_(threads) {
-    std::copy(parameters, parameters + n_parameters, parameters_.begin());
+          int64_t output_stride, int clip, int multistep, int threads, int spin)
+      : ops_(ops, ops + n_ops), parameters_(parameters, n_parameters), bytes_(bytes, n_bytes),
+        sample_floats_(sample_floats), film_(film), rows_(rows), dim_(dim), mask_(mask), input_(input), input_stride_(input_stride), output_(output),
+        output_stride_(output_stride), clip_(clip), multistep_(multistep), threads_(threads), barrier_(threads, spin), scratch_(threads) {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
 
@@ -372,6 +532,7 @@ class Network {
     std::vector<int16_t> values, added_values;
 #if defined(__AVX2__)
     Span16 input{}, added{};
+    Narrow narrow_input{}, narrow_added{};
 #endif
   };
 
@@ -452,12 +613,17 @@ class Network {
     const int unit = unit_of(op), outputs = padded(op.cout);
 #if defined(__AVX2__)
     Scratch &own = scratch_[thread];
-    if (op.scales >= 0 && unit * thread < outputs) {
+    if (unit * thread < outputs) {
       const int rows = (op.rows - 1) * op.step + op.taps;
-      own.input = rounded(span(op.input, op.input_stride), op.cin, rows, s.samples, own.values, own.scales);
-      if (op.added_scales >= 0)
-        own.added = rounded(span(op.added, op.added_stride), op.added_cin, op.rows, s.samples, own.added_values,
-                            own.added_input_scales);
+      const Span x = span(op.input, op.input_stride), beside = span(op.added, op.added_stride);
+      if (op.kind == BYTES_SHORTS) own.input = rounded(x, op.cin, rows, s.samples, own.values, own.scales);
+      else if (op.kind != FLOATS)
+        own.narrow_input = narrowed(x, op.kind, op.cin, rows, s.samples, own.values, own.scales);
+      if (op.added_weights >= 0 && op.added_kind == BYTES_SHORTS)
+        own.added = rounded(beside, op.added_cin, op.rows, s.samples, own.added_values, own.added_input_scales);
+      else if (op.added_weights >= 0 && op.added_kind != FLOATS)
+        own.narrow_added =
+            narrowed(beside, op.added_kind, op.added_cin, op.rows, s.samples, own.added_values, own.added_input_scales);
     }
 #endif
     for (int at = unit * thread; at < outputs; at += unit * threads_) one_unit(op, s, at, unit, scratch_[thread]);
@@ -475,11 +641,10 @@ class Network {
     const Span x = span(op.input, op.input_stride);
     for (int block = 0; block < unit; block += BLOCK) {
 #if defined(__AVX2__)
-      if (op.scales >= 0) {
-        const int8_t *w = &bytes_[op.weights] + int64_t(at + block) * ((op.cin + 1) / 2 * 2) * op.taps;
+      if (op.kind != FLOATS) {
         with_constants(op.taps, op.step, [&](auto taps, auto step) {
-          convolve8<taps, step>(own.input, w, op.cin, op.rows, s.samples, &parameters_[op.scales] + at + block,
-                                sums + block, unit);
+          narrow<taps, step>(op.kind, own.input, own.narrow_input, op.weights, op.cin, op.rows, s.samples, op.scales,
+                             padded(op.cout), at + block, sums + block, unit);
         });
         continue;
       }
@@ -494,10 +659,9 @@ class Network {
       for (int64_t i = 0; i < values; i += unit) std::copy(added_bias, added_bias + unit, added + i);
       for (int block = 0; block < unit; block += BLOCK) {
 #if defined(__AVX2__)
-        if (op.added_scales >= 0) {
-          const int8_t *w = &bytes_[op.added_weights] + int64_t(at + block) * ((op.added_cin + 1) / 2 * 2);
-          convolve8<1, 1>(own.added, w, op.added_cin, op.rows, s.samples, &parameters_[op.added_scales] + at + block,
-                    added + block, unit);
+        if (op.added_kind != FLOATS) {
+          narrow<1, 1>(op.added_kind, own.added, own.narrow_added, op.added_weights, op.added_cin, op.rows, s.samples,
+                       op.added_scales, padded(op.cout), at + block, added + block, unit);
           continue;
         }
 #endif
@@ -536,6 +700,27 @@ class Network {
       }
     }
   }
+
+#if defined(__AVX2__)
+  // Adds a convolution with narrow weights to `sums`, for the block of outputs that begins with `first`.
+  template <int TAPS, int STEP>
+  void narrow(int kind, const Span16 &shorts, const Narrow &others, int64_t weights, int cin, int rows, int samples,
+              int64_t scales, int outputs, int first, float *sums, int64_t sums_stride) const {
+    if (kind == BYTES_SHORTS) {
+      const int8_t *w = &bytes_[weights] + int64_t(first) * ((cin + 1) / 2 * 2) * TAPS;
+      convolve8<TAPS, STEP>(shorts, w, cin, rows, samples, &parameters_[scales] + first, sums, sums_stride);
+      return;
+    }
+    const int fours = kind == BFLOATS ? (cin + 1) / 2 : (cin + 3) / 4;
+    const int8_t *w = &bytes_[weights] + int64_t(first) * fours * 4 * TAPS;
+    if (kind == BFLOATS) {
+      convolve_wide<BFLOATS, TAPS, STEP>(others, w, fours, rows, samples, nullptr, nullptr, sums, sums_stride);
+      return;
+    }
+    const float *factors = &parameters_[scales] + first;
+    convolve_wide<BYTES_BYTES, TAPS, STEP>(others, w, fours, rows, samples, factors, factors + outputs, sums, sums_stride);
+  }
+#endif
 
   // Group norm as a scale and a shift for each output of a unit.
   void norm(const DpConvolution &op, const float *rows, int at, int unit, int used, float *scale, float *shift,
@@ -581,8 +766,8 @@ class Network {
   }
 
   const std::vector<DpConvolution> ops_;
-  std::vector<float> parameters_;
-  const std::vector<int8_t> bytes_;
+  const Weights<float> parameters_;
+  const Weights<int8_t> bytes_;
   const int64_t sample_floats_;
   const int film_, rows_, dim_, mask_;
   const int64_t input_, input_stride_, output_, output_stride_;
@@ -604,25 +789,30 @@ extern "C" {
 
 void *dp_unet1d_create(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters,
                        const int8_t *bytes, int64_t n_bytes, int64_t sample_floats, int film, int rows, int dim, int mask, int64_t input,
-                       int64_t input_stride, int64_t output, int64_t output_stride, int clip, int multistep, int threads) {
+                       int64_t input_stride, int64_t output, int64_t output_stride, int clip, int multistep, int threads,
+                       int spin) {
   try {
     return new Network(ops, n_ops, parameters, n_parameters, bytes, n_bytes, sample_floats, film, rows, dim, mask, input, input_stride,
-                       output, output_stride, clip, multistep, threads);
+                       output, output_stride, clip, multistep, threads, spin);
   } catch (...) {  // no memory, no thread: nothing may be thrown into Python
     return nullptr;
   }
 }
 
 // Of these functions and of DpConvolution; layout.py has the same number and takes no other.
-int dp_unet1d_interface() { return 1; }
+int dp_unet1d_interface() { return 2; }
 
-// Whether networks may have weights of 8 bits.
-int dp_unet1d_has_bytes() {
+// Whether this processor can compute with weights of a kind.
+int dp_unet1d_has(int kind) {
+  if (kind == FLOATS) return 1;
 #if defined(__AVX2__)
-  return 1;
-#else
-  return 0;
+  if (kind == BYTES_SHORTS) return 1;
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl"))
+    return 0;
+  if (kind == BYTES_BYTES) return __builtin_cpu_supports("avx512vnni") != 0;
+  if (kind == BFLOATS) return __builtin_cpu_supports("avx512bf16") != 0;
 #endif
+  return 0;
 }
 
 void dp_unet1d_destroy(void *network) { delete static_cast<Network *>(network); }
