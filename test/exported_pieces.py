@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 #: What the steps of a graph differ in comes as constants or is put around them, not into what torch exports.
-AROUND_THE_PIECES = {"num_inference_steps", "temperature", "prediction"}
+AROUND_THE_PIECES = {"num_inference_steps", "temperature", "prediction", "warm_start"}
 
 
 @pytest.fixture(scope="session")

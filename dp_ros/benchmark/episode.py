@@ -35,4 +35,5 @@ def run_episode(engine: Engine, cell: Cell, seed: int, repeat: int) -> EpisodeRe
         mode=cell.mode,
         infer_every=cell.infer_every,
         latency_ms=float(cell.latency_ms),
+        warm_start=engine.manifest.sampler.warm_start > 0,
     )

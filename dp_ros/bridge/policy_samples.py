@@ -86,7 +86,7 @@ def request_of(message: Any, window: Window) -> InferenceRequest:
     prefix = None
     if len(message.prefix_weights):
         actions = np.array(message.prefix_actions, np.float32).reshape(-1, len(message.names))
-        prefix = Prefix(actions, np.array(message.prefix_weights, np.float32))
+        prefix = Prefix(actions, np.array(message.prefix_weights, np.float32), warm=True)
     return InferenceRequest(0, window, message.seed, message.step, prefix)
 
 

@@ -27,7 +27,7 @@ from dp_ros.inference.manifest import (
     load_manifest,
     utc_now,
 )
-from dp_ros.inference.sampler import SamplerSpec
+from dp_ros.inference.sampler import SamplerSpec, steps_left_out
 from dp_ros.runtime.execution import MODES, Execution, Mode
 from dp_ros.task import TaskSpec
 
@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="scale of the noise that draws start from; below 1 they are more alike (default: as the recipe says, 1)",
     )
     parser.add_argument(
+        "--warm-start",
+        type=float,
+        metavar="X",
+        help="share of the denoising steps that are left out where a chunk is running: a draw then begins with what "
+        "that one plans (default: as the recipe says, 0: with noise alone)",
+    )
+    parser.add_argument(
         "--mode",
         choices=MODES,
         help="how its chunks are executed by default (`dp-ros bench runtime --record` chooses by scores)",
@@ -96,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     drawn: str = manifest.network.kind
     if manifest.network.denoises:
         drawn = f"{manifest.sampler.method} with {manifest.sampler.num_inference_steps} steps"
+        if left_out := steps_left_out(manifest.sampler):
+            drawn += f", {manifest.sampler.num_inference_steps - left_out} where a chunk is running"
     checked = "graph and torch agree" if ONNX_FILE in manifest.files else "no graph, runs in torch"
     Console().print(
         f"{args.model}: {manifest.model_id}, {size / 1e6:.1f} MB, {drawn}, prefix {manifest.prefix}; {checked}",
@@ -168,6 +177,8 @@ def _sampler(network: AnyNetwork, recipe: SamplerSpec, args: argparse.Namespace)
         changes["num_inference_steps"] = args.num_inference_steps
     if args.temperature is not None:
         changes["temperature"] = args.temperature
+    if args.warm_start is not None:
+        changes["warm_start"] = args.warm_start
     if changes and not network.denoises:
         raise UserError(f"sampler: a {network.kind} policy does not denoise; leave {', '.join(changes)} out")
     try:

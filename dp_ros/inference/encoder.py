@@ -82,11 +82,7 @@ class PictureEncoders:
         """
         seen = self._seen[key]
         for known, content, features in reversed(seen):
-            if frame is not None:
-                same = known == frame
-            else:
-                same = content is not None and np.array_equal(content, picture)
-            if same:
+            if (known == frame) and (content is None or np.array_equal(content, picture)):
                 return features
         (found,) = self._sessions[key].run(None, {"picture": np.ascontiguousarray(picture)[None]})
         features = np.asarray(found, np.float32).reshape(-1)

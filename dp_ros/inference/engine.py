@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import Manifest, PrefixKind
-from dp_ros.inference.sampler import sampling_noise
+from dp_ros.inference.sampler import SamplerSpec, sampling_noise
 from dp_ros.runtime.observation import FrameStamp
 from dp_ros.runtime.prefix import Prefix
 from dp_ros.task import TaskSpec
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from dp_ros.inference.encoder import PictureEncoders
 
 __all__ = ["CheckedEngine", "Engine", "EngineError", "Prefix"]
+
+#: Some of the draws of a batch.
+Rows = slice | NDArray[np.bool_]
 
 
 class EngineError(UserError):
@@ -62,8 +65,9 @@ class Engine(Protocol):
 
         `observation` is {stream: (n_obs_steps, *shape)}, oldest first: float32 for vectors, images as
         encoded. With a `prefix`, rows of weight 1 come out as they are in it, and the others go on from them; one
-        whose weights are all 0 changes nothing. `frames` says what pictures are known by, so that those which `see`
-        was given are not encoded again; it changes no action.
+        whose weights are all 0 changes nothing, unless it is `warm` and the model's sampler has a `warm_start`.
+        `frames` says what pictures are known by, so that those which `see` was given are not encoded again; it
+        changes no action.
 
         Raises:
             EngineError: if a stream is missing, has another shape or is not finite, or the output is not; if the
@@ -160,7 +164,7 @@ class CheckedEngine(abc.ABC):
         """See `Engine.sample_batch`."""
         drawn = []
         for i, one in enumerate(noise):
-            given = None if prefix is None else Prefix(prefix.actions[i], prefix.weights[i])
+            given = None if prefix is None else prefix[i]
             drawn.append(self.sample({key: value[i] for key, value in observation.items()}, one, given))
         return np.stack(drawn)
 
@@ -190,7 +194,10 @@ class CheckedEngine(abc.ABC):
 
         Its pictures are others each time: none is remembered, so that such calls can be timed.
         """
-        turn = next(self._warm_ups)
+        self.draw_made_up(next(self._warm_ups))
+
+    def draw_made_up(self, turn: int = 0) -> NDArray[np.float32]:
+        """Actions for made-up input, the same for every engine of a model; its pictures change with `turn`."""
         made_up = {
             key: np.zeros(shape, np.uint8 if self.task.observations[key].is_image else np.float32)
             for key, shape in self._input_shapes.items()
@@ -199,7 +206,7 @@ class CheckedEngine(abc.ABC):
             if self.task.observations[key].is_image:
                 steps = turn * len(values) + np.arange(len(values))
                 values[:] = (steps % 256).astype(np.uint8).reshape(-1, *[1] * (values.ndim - 1))
-        self.sample(made_up, sampling_noise(0, 0, self._noise_shape))
+        return self.sample(made_up, sampling_noise(0, 0, self._noise_shape))
 
     @abc.abstractmethod
     def _compute(
@@ -235,12 +242,39 @@ class CheckedEngine(abc.ABC):
                 f"expected {shape[0]} numbers from 1 to 0 that never rise"
             )
         return Prefix(
-            np.ascontiguousarray(actions, dtype=np.float32), np.ascontiguousarray(weights, dtype=np.float32)
+            np.ascontiguousarray(actions, dtype=np.float32),
+            np.ascontiguousarray(weights, dtype=np.float32),
+            prefix.warm,
         )
 
     @property
     def _label(self) -> str:
         return f"model {self.manifest.model_id}"
+
+
+def draw_warm_and_cold(
+    sampler: SamplerSpec,
+    n: int,
+    prefix: Prefix | None,
+    draw: Callable[[Rows, bool], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """`n` draws of which some may begin with a running chunk, and so make fewer steps than the others.
+
+    Args:
+        sampler: whether such draws are made otherwise at all.
+        n: draws.
+        prefix: of all of them, stacked.
+        draw: makes the draws of these rows, and is told whether they begin so.
+    """
+    if prefix is None or not sampler.warm_start:
+        return draw(slice(None), False)
+    warm = np.broadcast_to(prefix.warm, (n,))
+    if warm.all() or not warm.any():
+        return draw(slice(None), bool(warm.all()))
+    cold = draw(~warm, False)
+    drawn = np.empty((n, *cold.shape[1:]), cold.dtype)
+    drawn[~warm], drawn[warm] = cold, draw(warm, True)
+    return drawn
 
 
 def _first(array: NDArray[Any]) -> str:

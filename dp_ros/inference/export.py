@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -39,6 +38,7 @@ from dp_ros.inference.manifest import (
 )
 from dp_ros.inference.onnx import OnnxEngine
 from dp_ros.inference.sampler import sampling_noise
+from dp_ros.inference.torch import sample_batch
 from dp_ros.policies.baselines.state_policy import StatePolicy
 from dp_ros.policies.diffusion import DiffusionPolicy
 from dp_ros.policies.policy import Policy
@@ -146,13 +146,13 @@ def _check_agreement(
     worst = 0.0
     for k, observation in enumerate(observations):
         noise = sampling_noise(0, k, shape)
-        batch = {key: torch.from_numpy(np.asarray(value))[None] for key, value in observation.items()}
+        batch = {key: np.asarray(value)[None] for key, value in observation.items()}
         prefix = given = None
         if k % 2 and graph.prefix != "none":
             planned = low + size * np.random.default_rng(k).random(shape, np.float32)
             prefix = Prefix.from_plan(planned, n_known=k % shape[0], horizon=shape[0])
-            given = torch.from_numpy(prefix.actions)[None], torch.from_numpy(prefix.weights)[None]
-        reference = policy.sample(batch, torch.from_numpy(noise)[None], prefix=given)[0].numpy()
+            given = prefix[None]
+        reference = sample_batch(policy, batch, noise[None], given)[0]
         worst = max(worst, float(np.max(np.abs(graph.sample(observation, noise, prefix) - reference) / size)))
     logging.getLogger(__name__).info("graph and torch differ by %.1e of the action range at most", worst)
     if not worst <= TOLERANCE:

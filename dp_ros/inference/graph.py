@@ -1,4 +1,4 @@
-"""The sampler of a policy as one ONNX graph: normalise, denoise K times, unnormalise.
+"""The sampler of a policy as one ONNX graph: normalise, denoise K times, unnormalise; pictures have another one.
 
 torch exports two pieces, the observation's half of FiLM and one denoising step; the step is then repeated in the
 graph with shared weights, which takes seconds where exporting the unrolled loop takes minutes.
@@ -19,111 +19,44 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import PREFIX_INPUT, PREFIX_WEIGHTS_INPUT, STEP_NOISE_INPUT, TensorSpec
-from dp_ros.inference.sampler import DenoisingStep, denoising_steps
+from dp_ros.inference.manifest import (
+    PREFIX_INPUT,
+    PREFIX_WEIGHTS_INPUT,
+    STEP_NOISE_INPUT,
+    WARM_START_INPUT,
+    TensorSpec,
+)
+from dp_ros.inference.sampler import DenoisingStep, denoising_steps, steps_left_out, warm_steps
+from dp_ros.inference.step import ObservationHalf, OneStep
 from dp_ros.policies.diffusion import DiffusionPolicy
 
 OPSET = 18
 IR_VERSION = 10  # what ONNX Runtime 1.18 and later read
 
 
-class ObservationHalf(nn.Module):
-    """Streams (1, n_obs_steps, *shape), in the task's order, to the observation's half of FiLM (1, F)."""
-
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, *streams: Tensor) -> Tensor:
-        """See the class."""
-        observation = dict(zip(self.policy.task.observations, streams, strict=True))
-        return self.policy.unet.condition_of_observation(self.policy.encode(observation))
-
-
-class OneStep(nn.Module):
-    """One denoising step, as in `DiffusionPolicy.sample`; `coefficients` are those of a `DenoisingStep`.
-
-    With inpainting x is (1, T, A + D), the noise of a step likewise.
-    """
-
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(
-        self,
-        x: Tensor,
-        observation_film: Tensor,
-        step_film: Tensor,
-        coefficients: Tensor,
-        planned: Tensor,
-        weights: Tensor,
-        *further: Tensor,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Map noisy actions (1, T, A) to less noisy ones.
-
-        `further` is the mask of known actions (1, T) where the network takes one, then the step's noise (1, T, A)
-        where the sampler is DDPM, or the last estimate of the clean actions (1, T, A) where it is DPM-Solver++, which
-        also gives that of this step.
-        """
-        rest = list(further)
-        (
-            clean_x,
-            clean_p,
-            noise_x,
-            noise_p,
-            next_clean,
-            next_noise,
-            towards,
-            keep,
-            fresh,
-            noise_share,
-            momentum,
-        ) = coefficients.unbind()
-        known = rest.pop(0) if self.policy.unet.mask_channel else None
-        if self.policy.inpainted_dim:
-            planned = F.pad(planned, (0, self.policy.inpainted_dim))
-        if known is not None:
-            x = torch.where(known.unsqueeze(-1) > 0.5, planned, x)
-        p = self.policy.unet.denoise(x, observation_film + step_film, known)
-        clean = x * clean_x + p * clean_p
-        if self.policy.sampler.clip_sample:
-            clean = clean.clamp(-1.0, 1.0)
-        kept = x * keep
-        if self.policy.sampler.method == "ddim":
-            noise = x * noise_x + p * noise_p
-            following = clean * next_clean + noise * next_noise
-        else:
-            following = clean * towards + kept
-            if self.policy.sampler.method == "dpmsolver++":
-                following = following + (clean - rest.pop(0)) * momentum
-        gain = self.policy.prefix_gain(weights, noise_share)
-        following = following * (1.0 - gain) + (planned * towards + kept) * gain
-        if self.policy.sampler.method == "dpmsolver++":
-            return following, clean
-        return following + rest.pop(0) * fresh if rest else following
-
-
 def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     """Write the sampler of `policy` and return its inputs; its output is `action` (1, horizon, action_dim).
 
-    Inputs are {stream: (1, n_obs_steps, *shape)}, `noise`, for DDPM `step_noise`, and optionally `prefix` and
-    `prefix_weights`, whose default weights of 0 change nothing.
+    Inputs are {stream: (1, n_obs_steps, *shape)}, of cameras the features (1, n_obs_steps, F) of their pictures,
+    `noise`, for DDPM `step_noise`, and optionally `prefix` and `prefix_weights`, whose default weights of 0 change
+    nothing, and for a sampler with a warm start `warm_start` (1,), which above 0 begins the draw with `prefix`.
     """
     task = policy.task
-    streams = {key: (1, task.n_obs_steps, *spec.shape) for key, spec in task.observations.items()}
-    taken = [key for key in streams if key in ("noise", STEP_NOISE_INPUT, PREFIX_INPUT, PREFIX_WEIGHTS_INPUT)]
+    streams = {
+        key: (1, task.n_obs_steps, *((policy.features_of(key),) if spec.is_image else spec.shape))
+        for key, spec in task.observations.items()
+    }
+    own = ("noise", STEP_NOISE_INPUT, PREFIX_INPUT, PREFIX_WEIGHTS_INPUT, WARM_START_INPUT)
+    taken = [key for key in streams if key in own]
     if taken:
         raise UserError(f"task {task.name}: observation {taken[0]} has the name of another input; rename it")
     actions, weights = (1, task.horizon, task.action.dim), (1, task.horizon)
     trajectory = (1, *policy.trajectory_shape)
     steps = denoising_steps(policy.sampler)
-    images = [key for key, spec in task.observations.items() if spec.is_image]
     masked, noisy = policy.unet.mask_channel, policy.sampler.method == "ddpm"
     multistep = policy.sampler.method == "dpmsolver++"
     with torch.inference_mode():
@@ -134,12 +67,12 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     step_inputs |= {"known": weights} if masked else {}
     step_inputs |= {"fresh": trajectory} if noisy else {}
     step_inputs |= {"previous": trajectory} if multistep else {}
-    head = exported_graph(ObservationHalf(policy), streams, ["film"], images)
+    head = exported_graph(ObservationHalf(policy), streams, ["film"])
     body = exported_graph(OneStep(policy), step_inputs, ["next", "clean"] if multistep else ["next"])
 
     graph = _Graph()
     inputs = {
-        key: TensorSpec(shape=shape, dtype="uint8" if key in images else "float32")
+        key: TensorSpec(shape=shape, dtype="float32")
         for key, shape in {**streams, "noise": trajectory}.items()
     }
     if noisy:
@@ -150,25 +83,53 @@ def write_graph(policy: DiffusionPolicy, path: Path) -> dict[str, TensorSpec]:
     graph.add(head, "observation/", {**{key: key for key in streams}, "film": "observation_film"})
     _add_prefix(graph, policy)
     x = _tempered(graph, "noise", policy.sampler.temperature)
+    step_noise = _tempered(graph, STEP_NOISE_INPUT, policy.sampler.temperature) if noisy else ""
     if multistep:
         graph.constant("clean/none", np.zeros(trajectory, np.float32))
-    step_noise = _tempered(graph, STEP_NOISE_INPUT, policy.sampler.temperature) if noisy else ""
-    for k, (step, film) in enumerate(zip(steps, films, strict=True)):
-        graph.constant(f"film/{k}", film[None])
-        graph.constant(f"coefficients/{k}", _coefficients(step))
+
+    def denoise(k: int, x: str, clean: str, coefficients: str) -> None:
+        """Append step number `k`: from `x` and the last clean estimate to `actions/k` and `clean/k`."""
+        graph.constant(f"film/{k}", films[k][None])
         names = {"x": x, "observation_film": "observation_film", "step_film": f"film/{k}"}
-        names |= {
-            "coefficients": f"coefficients/{k}",
-            "planned": "prefix/planned",
-            "weights": PREFIX_WEIGHTS_INPUT,
-        }
+        names |= {"coefficients": coefficients, "planned": "prefix/planned", "weights": PREFIX_WEIGHTS_INPUT}
         names |= {"known": "prefix/known", "fresh": f"fresh/{k}", "next": f"actions/{k}"}
-        names |= {"previous": f"clean/{k - 1}" if k else "clean/none", "clean": f"clean/{k}"}
+        names |= {"previous": clean, "clean": f"clean/{k}"}
         if noisy:
             graph.constant(f"number/{k}", np.array([k]))
             graph.node("Gather", [step_noise, f"number/{k}"], f"fresh/{k}", axis=0)
         graph.add(body, f"step{k}/", names, shared="network/")
-        x = f"actions/{k}"
+
+    for k, step in enumerate(steps):
+        graph.constant(f"coefficients/{k}", _coefficients(step))
+    first, clean = steps_left_out(policy.sampler), "clean/none"
+    coefficients = [f"coefficients/{k}" for k in range(len(steps))]
+    if first:
+        inputs[WARM_START_INPUT] = TensorSpec(shape=(1,), dtype="float32", optional=True)
+        graph.constant(WARM_START_INPUT, np.zeros(1, np.float32))
+        graph.constant("warm/none", np.zeros(1, np.float32))
+        graph.node("Greater", [WARM_START_INPUT, "warm/none"], "warm")
+        graph.constant("warm/coefficients", _coefficients(warm_steps(policy.sampler)[0]))
+        graph.node("Where", ["warm", "warm/coefficients", coefficients[first]], "coefficients/first")
+        coefficients[first] = "coefficients/first"
+        with graph.branch() as warm:
+            graph.constant("warm/signal", np.full(1, np.sqrt(1 - steps[first].noise_share), np.float32))
+            graph.constant("warm/noise", np.full(1, np.sqrt(steps[first].noise_share), np.float32))
+            graph.node("Mul", ["prefix/planned", "warm/signal"], "warm/planned")
+            graph.node("Mul", [x, "warm/noise"], "warm/noisy")
+            graph.node("Add", ["warm/planned", "warm/noisy"], "warm/x")
+            if multistep:
+                graph.node("Identity", ["clean/none"], "warm/clean")
+        with graph.branch() as cold:
+            for k in range(first):
+                before = (f"actions/{k - 1}", f"clean/{k - 1}") if k else (x, clean)
+                denoise(k, *before, coefficients[k])
+        ends = {"first/x": ("warm/x", f"actions/{first - 1}")}
+        ends |= {"first/clean": ("warm/clean", f"clean/{first - 1}")} if multistep else {}
+        graph.choose("warm", warm, cold, ends, trajectory)
+        x, clean = "first/x", "first/clean"
+    for k in range(first, len(steps)):
+        denoise(k, x, clean, coefficients[k])
+        x, clean = f"actions/{k}", f"clean/{k}"
     if policy.inpainted_dim:
         for name, value in (("begin", 0), ("end", task.action.dim), ("axis", 2)):
             graph.constant(f"action/{name}", np.array([value]))
@@ -243,6 +204,35 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def branch(self) -> Iterator[list[Any]]:
+        """What is appended meanwhile goes into the list that is given, for `choose`."""
+        outside, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outside
+
+    def choose(
+        self,
+        condition: str,
+        then: list[Any],
+        otherwise: list[Any],
+        ends: dict[str, tuple[str, str]],
+        shape: Sequence[int],
+    ) -> None:
+        """Append one of two lists of nodes; `ends` says what each calls the values that come out, all of a shape."""
+
+        def part(nodes: list[Any], which: int) -> Any:
+            outputs = [
+                helper.make_tensor_value_info(names[which], TensorProto.FLOAT, shape)
+                for names in ends.values()
+            ]
+            return helper.make_graph(nodes, f"{condition}/{which}", [], outputs)
+
+        branches = {"then_branch": part(then, 0), "else_branch": part(otherwise, 1)}
+        self.nodes.append(helper.make_node("If", [condition], list(ends), f"{condition}/node/if", **branches))
 
     def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         """Append one node."""

@@ -11,14 +11,23 @@ import logging
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from dp_ros.errors import UserError
 from dp_ros.inference.engine import CheckedEngine, Engine
 from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, ManifestError, load_manifest
-from dp_ros.inference.thread_count import available_cores, fastest_engine
+from dp_ros.inference.thread_count import WORTH, available_cores, call_s, fastest_engine
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "native", "native_int8", "native_w8a8", "native_bf16", "onnx", "torch")
+GPU_ENGINES = ("onnx_cuda", "onnx_tensorrt", "torch_cuda")
+#: Engines that round, and how.
+ROUNDING = {
+    "native_int8": "weights of 8 bits per output channel, inputs of 16 bits scaled at each convolution",
+}
+ENGINES = ("auto", "native", *ROUNDING, "onnx", "torch", *GPU_ENGINES)
+#: By how much of its range of 2 an action may differ between a GPU and the processor for `auto` to take the GPU.
+SAME = 1e-4
 
 
 def load_engine(
@@ -31,8 +40,9 @@ def load_engine(
 
     Args:
         folder: the model folder.
-        engine: `native`, `native_int8` (with weights of 8 bits), `onnx`, `torch`, or `auto`: compiled code where it
-            suits model and machine, else ONNX Runtime where it is installed and the folder has a graph.
+        engine: `native`, `native_int8` (with weights of 8 bits), `onnx`, `torch`, on a GPU `onnx_cuda`,
+            `onnx_tensorrt`, `torch_cuda`, or `auto`: compiled code where it suits model and machine, else ONNX Runtime
+            where it is installed and the folder has a graph; and a GPU where it is faster than that.
         threads: CPU threads of one inference; 0 measures how many are worth it, one core being left to others. The
             shipped models give the same bits with any number.
         num_inference_steps: denoising steps; the onnx engine cannot take another number than the manifest says.
@@ -54,9 +64,20 @@ def load_engine(
             f"num_inference_steps: got {num_inference_steps}, expected 1 to {manifest.sampler.train_steps}"
         )
     chosen = choose_engine(manifest, engine, num_inference_steps)
+    loaded = _warm(folder, manifest, chosen, num_inference_steps, threads)
+    _say_how_good(manifest, chosen)
+    if engine == "auto":
+        return _on_gpu_if_faster(folder, manifest, loaded, num_inference_steps)
+    return loaded
+
+
+def _warm(
+    folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, threads: int
+) -> CheckedEngine:
+    """An engine of one kind, ready, with so many threads or with as many as are worth it. Raises UserError."""
     make = partial(_engine, folder, manifest, chosen, num_inference_steps)
-    if threads:
-        loaded = make(threads)
+    if threads or chosen in GPU_ENGINES:
+        loaded = make(threads or 1)
         loaded.warm_up()
         return loaded
     measured, count, times_s = fastest_engine(make, available_cores())
@@ -66,28 +87,99 @@ def load_engine(
     return measured
 
 
+def _on_gpu_if_faster(
+    folder: Path, manifest: Manifest, loaded: CheckedEngine, num_inference_steps: int | None
+) -> CheckedEngine:
+    """`loaded`, or an engine on the GPU if one draws the same and clearly faster; one line says why."""
+    from dp_ros.inference import gpu
+
+    def stay(reason: str) -> CheckedEngine:
+        log.info("engine %s, on the processor: %s", loaded.name, reason)
+        return loaded
+
+    missing = []
+    for name in gpu.AUTOMATIC:
+        reason = gpu.why_not(name, manifest, num_inference_steps)
+        if reason:
+            missing.append(reason if not gpu.cuda_devices() else f"{name}: {reason}")
+            continue
+        try:
+            other = _warm(folder, manifest, name, num_inference_steps, 1)
+            range_share = difference(loaded, other)
+        except Exception as error:  # CUDA, ONNX Runtime and torch raise whatever they like
+            missing.append(f"{name}: {error}")
+            continue
+        if not range_share <= SAME:
+            return stay(f"{name} draws other actions, by {range_share:.1e} of their range of 2")
+        here_s, there_s = call_s(loaded), call_s(other)
+        took = f"{1e3 * there_s:.2f} ms with {name}, {1e3 * here_s:.2f} ms with {loaded.name}"
+        if there_s * WORTH > here_s:
+            return stay(f"an inference takes {took}")
+        log.info("engine %s, on the GPU: an inference takes %s", name, took)
+        return other
+    return stay("; ".join(dict.fromkeys(missing)))
+
+
+def difference(one: CheckedEngine, other: CheckedEngine) -> float:
+    """Largest difference of two engines' actions on made-up input, in the normalised range of 2."""
+    low, high = (np.array(one.manifest.normalization["action"][key]) for key in ("min", "max"))
+    scale = 2.0 / np.maximum(high - low, 1e-6)
+    return float(np.abs((one.draw_made_up() - other.draw_made_up()) * scale).max())
+
+
+def _say_how_good(manifest: Manifest, engine: str) -> None:
+    """Of an engine that rounds: what is known of this model's actions and score with it."""
+    if engine not in ROUNDING:
+        return
+    what, error = f"engine {engine} ({ROUNDING[engine]})", manifest.action_errors.get(engine)
+    scores = [score for score in manifest.scores if score.engine == engine]
+    found = [
+        f"score {each.mean_score:.3f}, success {each.success_rate:.3f} on {each.seeds}" for each in scores
+    ]
+    found += [f"actions differ by up to {error:.1e} of their range of 2"] if error is not None else []
+    if found:
+        log.info("%s: %s", what, "; ".join(found))
+    for command, known in (("eval", bool(scores)), ("bench", error is not None)):
+        if not known:
+            measured = {"eval": "score", "bench": "action error"}[command]
+            log.warning(
+                "%s: %s not measured for this model: dp-ros %s --model MODEL --engine %s --record",
+                *(what, measured, command, engine),
+            )
+
+
 def _engine(
     folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, threads: int
 ) -> CheckedEngine:
     """An engine of one kind, not warm. Raises UserError."""
-    if chosen.startswith("native") and chosen in ENGINES:
+    if chosen in ("native", "native_int8"):
         _require(folder, manifest, WEIGHTS_FILE, chosen)
         from dp_ros.inference.native.engine import NativeEngine
 
-        return NativeEngine(folder, manifest, threads, num_inference_steps, kind=chosen)
+        return NativeEngine(folder, manifest, threads, num_inference_steps, int8=chosen == "native_int8")
     if chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
         from dp_ros.inference.onnx import OnnxEngine
 
         return OnnxEngine(folder, manifest, threads, num_inference_steps)
-    if chosen != "torch":
+    if chosen not in ("torch", *GPU_ENGINES):
         raise UserError(f"engine: got {chosen!r}, expected one of {', '.join(ENGINES)}")
-    _require(folder, manifest, WEIGHTS_FILE, "torch")
+    if chosen in GPU_ENGINES:
+        from dp_ros.inference import gpu
+
+        if reason := gpu.why_not(chosen, manifest, num_inference_steps):
+            raise UserError(f"engine {chosen}: {reason}; use engine auto")
+        if chosen != "torch_cuda":
+            from dp_ros.inference.onnx import OnnxGpuEngine
+
+            return OnnxGpuEngine(folder, manifest, chosen, num_inference_steps)
+    _require(folder, manifest, WEIGHTS_FILE, chosen)
     if importlib.util.find_spec("torch") is None:
         raise UserError("engine torch: torch is not installed; `pip install -e '.[train]'`, or engine onnx")
-    from dp_ros.inference.torch import TorchEngine
+    from dp_ros.inference.torch import TorchCudaEngine, TorchEngine
 
-    return TorchEngine.load(folder, manifest, threads, num_inference_steps)
+    kind = TorchCudaEngine if chosen == "torch_cuda" else TorchEngine
+    return kind.load(folder, manifest, threads, num_inference_steps)
 
 
 def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps: int | None = None) -> str:

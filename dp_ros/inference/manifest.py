@@ -16,7 +16,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from dp_ros.errors import UserError
 from dp_ros.inference.sampler import SamplerSpec
@@ -24,7 +33,8 @@ from dp_ros.policies.baselines.specs import BetSpec, IbcSpec, LstmGmmSpec, Regre
 from dp_ros.policies.specs import Conditioning, TransformerSpec, UnetSpec
 from dp_ros.task import TaskError, TaskSpec
 
-SCHEMA_VERSION = 2
+#: 3: a graph takes features of pictures, which graphs of their own encode; before, it took the pictures.
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "policy.onnx"
 WEIGHTS_FILE = "weights.safetensors"
@@ -32,6 +42,8 @@ WEIGHTS_FILE = "weights.safetensors"
 PREFIX_INPUT, PREFIX_WEIGHTS_INPUT = "prefix", "prefix_weights"
 #: Input of a DDPM graph beside `noise`: what each step adds (num_inference_steps, horizon, action_dim).
 STEP_NOISE_INPUT = "step_noise"
+#: Optional input of the graph of a sampler with a warm start, (1,): above 0, the draw begins with the planned actions.
+WARM_START_INPUT = "warm_start"
 
 PrefixKind = Literal["none", "guided", "trained"]
 
@@ -161,6 +173,16 @@ class Manifest(_Strict):
     """None: chunks replace each other every n_action_steps."""
     provenance: Provenance | None = None
     scores: list[ScoreSummary] = Field(default_factory=list)
+    action_errors: dict[str, float] = Field(default_factory=dict)
+    """By engine: how much its actions differ from eager torch's at most, in their range of 2 (`bench --record`)."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_action_errors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `action_errors` where none were measured, so that earlier versions read it."""
+        written: dict[str, Any] = handler(self)
+        if not self.action_errors:
+            written.pop("action_errors", None)
+        return written
 
     @field_validator("files")
     @classmethod
@@ -174,6 +196,8 @@ class Manifest(_Strict):
     def _consistent(self) -> Manifest:
         if self.execution is not None and self.execution.mode == "rtc" and self.prefix == "none":
             raise ValueError("execution.mode rtc needs a model that takes a prefix; export it again")
+        if self.sampler.warm_start and self.prefix == "none":
+            raise ValueError("sampler.warm_start needs a model that takes a prefix; export it again")
         return self
 
     @property

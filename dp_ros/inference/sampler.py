@@ -13,7 +13,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 #: Logarithm of signal over noise below which DPM-Solver++ does not begin, the value that diffusers recommends for this
 #: schedule.
@@ -41,6 +48,9 @@ class SamplerSpec(BaseModel):
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
     """Standard deviation of the noise that a draw starts from, and of what DDPM adds: below 1, draws lie closer to
     what the policy thinks most likely, and are less diverse; 0: the same chunk for every noise."""
+    warm_start: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
+    """Share of the steps that are left out where a chunk is running: a draw then begins with what that one plans,
+    noised to the level of the first step that is left (`steps_left_out`). 0: every draw begins with noise alone."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplerSpec:
@@ -54,6 +64,14 @@ class SamplerSpec(BaseModel):
                 f"{self.train_steps}"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_warm_starts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `warm_start` where there is none, so that what was written before stays what it is."""
+        written: dict[str, Any] = handler(self)
+        if not self.warm_start:
+            written.pop("warm_start", None)
+        return written
 
 
 class DenoisingStep(NamedTuple):
@@ -140,6 +158,23 @@ def denoising_steps(sampler: SamplerSpec, num_inference_steps: int | None = None
             )
         )
     return steps
+
+
+def steps_left_out(sampler: SamplerSpec, num_inference_steps: int | None = None) -> int:
+    """How many steps a draw leaves out that begins with a running chunk; one at least is made."""
+    n = num_inference_steps or sampler.num_inference_steps
+    return min(int(sampler.warm_start * n + 1e-9), n - 1)
+
+
+def warm_steps(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[DenoisingStep]:
+    """The steps of a draw that begins with a running chunk."""
+    left = denoising_steps(sampler, num_inference_steps)[steps_left_out(sampler, num_inference_steps) :]
+    return [left[0]._replace(momentum=0.0), *left[1:]]
+
+
+def warm_noise(planned: Any, noise: Any, step: DenoisingStep) -> Any:
+    """What a draw begins with before `step`: planned actions with noise, normalised; arrays of numpy or tensors."""
+    return planned * math.sqrt(1.0 - step.noise_share) + noise * math.sqrt(step.noise_share)
 
 
 def noise_levels(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[int]:

@@ -107,7 +107,7 @@ class InferenceWorker:
         self._jobs.put(_Job(request, time.monotonic_ns()))
 
     def look_ahead(self, key: str, frame: FrameStamp, picture: npt.NDArray[Any]) -> None:
-        """Encode a picture of a camera while no inference is due; one that comes meanwhile waits for no more than it."""
+        """Encode a picture of a camera while no inference is due; one that comes waits for it and for no other."""
         self._pictures.append((key, frame, picture))
         self._jobs.put(_LookAhead())
 

@@ -182,7 +182,8 @@ def execution_of(node: Any, manifest: Manifest) -> Execution:
         mode = "replace" if said is None else said.mode
     if every < 0:
         every = None if said is None or mode != said.mode else said.infer_every
-    return Execution(mode, every, node.get_parameter("ensemble_decay").value)
+    warm_start = manifest.sampler.warm_start > 0
+    return Execution(mode, every, node.get_parameter("ensemble_decay").value, warm_start)
 
 
 def require_other_topic(node: Any, operator_topic: str, action: ActionSpec) -> None:

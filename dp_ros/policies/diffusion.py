@@ -14,7 +14,7 @@ now.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ from dp_ros.inference.sampler import (
     guidance_gain,
     inpainting_noise,
     step_noise,
+    steps_left_out,
+    warm_noise,
 )
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
@@ -64,6 +66,11 @@ class DiffusionPolicy(Policy):
         check_supported(task, network)
         self.task, self.network, self.sampler = task, network, sampler
         self.statistics = {key: dict(value) for key, value in statistics.items()}
+        if sampler.warm_start and conditioning_of(network) == "inpainting":
+            raise UserError(
+                "sampler.warm_start: a network conditioned by inpainting draws observations too, and no chunk plans "
+                "those; take conditioning global or local, or warm_start 0"
+            )
         longest = task.horizon - (task.n_obs_steps - 1) - 1
         if network.prefix_steps > longest:
             raise UserError(
@@ -165,6 +172,24 @@ class DiffusionPolicy(Policy):
         `places` says where pictures are cropped, {stream: (B, 2)} from 0 to below 1; None: in the middle.
         """
         return _joined(self._frames(observation, places))
+
+    def features_of(self, camera: str) -> int:
+        """Features of a picture of a camera."""
+        with torch.inference_mode():
+            picture = torch.zeros((1, 1, *self.task.observations[camera].shape), dtype=torch.uint8)
+            assert self.vision is not None
+            return self.vision(camera, picture).shape[-1]
+
+    def condition_of(self, streams: Sequence[Tensor]) -> Tensor:
+        """What `encode` gives, (B, O), of streams (B, n_obs_steps, *shape) in the task's order, robot units.
+
+        Of cameras it takes the features (B, n_obs_steps, F) that `vision` gave of the pictures.
+        """
+        frames = {
+            key: seen if spec.is_image else self.normalizers[key].normalize(seen.flatten(2))  # type: ignore[operator]
+            for (key, spec), seen in zip(self.task.observations.items(), streams, strict=True)
+        }
+        return _joined(frames)
 
     def _frames(
         self, observation: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None
@@ -291,6 +316,7 @@ class DiffusionPolicy(Policy):
         noise: Tensor,
         num_inference_steps: int | None = None,
         prefix: tuple[Tensor, Tensor] | None = None,
+        warm: bool = False,
     ) -> Tensor:
         """Draw actions (B, horizon, action_dim) in robot units.
 
@@ -300,6 +326,7 @@ class DiffusionPolicy(Policy):
             num_inference_steps: number of denoising steps; default as the sampler says.
             prefix: actions (B, horizon, action_dim), robot units, that the draw goes on from, and their weights
                 (B, horizon) from 1 to 0 that never rise: 1 = fixed, between = pulled towards, 0 = free.
+            warm: begin with the prefix's actions and leave out the first steps (`SamplerSpec.warm_start`).
         """
         if prefix is None:
             return self.denoise(observation, noise, num_inference_steps)[-1]
@@ -313,7 +340,12 @@ class DiffusionPolicy(Policy):
         wanted, weights = prefix
         planned, known = self.normalize_prefix(wanted, weights)
         planned = F.pad(planned, (0, self.inpainted_dim))
+        first = steps_left_out(self.sampler, len(steps)) if warm else 0
+        if first:
+            actions = warm_noise(planned, actions, steps[first])
         for k, (step, coefficients) in enumerate(zip(scheduler.timesteps, steps, strict=True)):
+            if k < first:
+                continue
             actions = torch.where(known.unsqueeze(-1), planned, actions)
             prediction = self.unet(actions, step.expand(len(actions)), condition, known)
             led = planned * coefficients.towards + actions * coefficients.keep

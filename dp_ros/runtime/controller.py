@@ -98,7 +98,7 @@ class Controller:
         every = self.execution.infer_every
         self._every = task.n_action_steps if every is None else every
         # In lockstep no more is scheduled than is executed; on a robot the rest bridges a late inference.
-        outright = immediate and self.execution.mode == "replace"
+        outright = immediate and self.execution.mode == "replace" and not self.execution.warm_start
         self._executed = max(task.n_action_steps, self._every) if outright else self._available
         self._runs = 0
         self._held = self._yielded = False
@@ -221,12 +221,18 @@ class Controller:
             self._first_observation_ns = window.stamp_ns if self._immediate else 0
         self._last_observation_ns = window.stamp_ns
         step = round((window.stamp_ns - self._first_observation_ns) / self._task.dt_ns)
-        prefix = self._prefix(window, now_ns) if self.execution.mode == "rtc" else None
+        prefix = self._prefix(window, now_ns)
         return Tick(InferenceRequest(self._runs, window, self._seed, step, prefix), verdict=verdict)
 
     def _prefix(self, window: Window, now_ns: int) -> Prefix | None:
+        """The running chunk, which a sample has to agree with in mode rtc, and else may begin with."""
+        if self.execution.mode != "rtc" and not self.execution.warm_start:
+            return None
         start_ns, ready_ns = window.stamp_ns - self._early_ns, now_ns + self._expected_ns
-        return plan_prefix(self.schedule, self._space, self._task, window, start_ns, now_ns, ready_ns)
+        plan = plan_prefix(self.schedule, self._space, self._task, window, start_ns, now_ns, ready_ns)
+        if plan is None or self.execution.mode == "rtc":
+            return plan
+        return replace(plan, weights=np.zeros_like(plan.weights))
 
     def urgent_stop(self, now_ns: int, steady_s: float) -> Stop | None:
         """In lockstep, between ticks: why a person wants the run to end at once, None if nobody does."""

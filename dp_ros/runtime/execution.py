@@ -37,11 +37,13 @@ class Execution:
         infer_every: steps from the observation of one inference to that of the next, 0 for back to back; None: the
             task's n_action_steps. Inference begins earlier where a chunk would not last until its result.
         ensemble_decay: m of `TemporalEnsemble`.
+        warm_start: whether every sample begins with the running chunk (`SamplerSpec.warm_start`).
     """
 
     mode: Mode = "replace"
     infer_every: int | None = None
     ensemble_decay: float = 0.01
+    warm_start: bool = False
 
     def words(self, task: TaskSpec) -> str:
         """For a person."""
@@ -79,7 +81,7 @@ class InferenceRequest:
         window: the observations.
         seed: of the run.
         step: of the observation on the grid: since the run's first one in lockstep, else since time 0.
-        prefix: what the sample has to go on from, if anything.
+        prefix: what the sample has to go on from, or begins with, if anything.
     """
 
     run: int

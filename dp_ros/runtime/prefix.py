@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,15 @@ class Prefix:
 
     Attributes:
         actions: (horizon, dim) float32 in the units of the policy's actions; what stands where the weight is 0 is
-            of no effect.
+            of no effect, unless a draw begins with it.
         weights: (horizon,) float32 that never rise: 1 = fixed, between = pulled towards, 0 = free.
+        warm: whether all `actions` are a plan, its last one held, which a draw may begin with whatever the weights
+            (`SamplerSpec.warm_start`); (B,) of a stacked one.
     """
 
     actions: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
+    warm: bool | npt.NDArray[np.bool_] = False
 
     @classmethod
     def none(cls, shape: tuple[int, int]) -> Prefix:
@@ -41,9 +45,14 @@ class Prefix:
     @classmethod
     def stacked(cls, prefixes: Sequence[Prefix]) -> Prefix:
         """B of them as one, whose arrays have B in front, as `Engine.sample_batch` takes it."""
-        return cls(
-            np.stack([each.actions for each in prefixes]), np.stack([each.weights for each in prefixes])
-        )
+        actions = np.stack([each.actions for each in prefixes])
+        weights = np.stack([each.weights for each in prefixes])
+        return cls(actions, weights, np.array([each.warm for each in prefixes], np.bool_))
+
+    def __getitem__(self, rows: Any) -> Prefix:
+        """One, or some, of a stacked one; `None` stacks one alone."""
+        warm = np.broadcast_to(self.warm, self.actions.shape[:-2])
+        return Prefix(self.actions[rows], self.weights[rows], warm[rows])
 
     @classmethod
     def from_plan(
@@ -68,7 +77,7 @@ class Prefix:
         actions[:n_planned] = planned[:n_planned]
         actions[n_planned:] = planned[n_planned - 1]
         n_known = min(n_known, n_planned)
-        return cls(actions, prefix_weights(horizon, n_known, n_planned if soft else n_known))
+        return cls(actions, prefix_weights(horizon, n_known, n_planned if soft else n_known), warm=True)
 
 
 def prefix_weights(horizon: int, n_known: int, n_planned: int) -> npt.NDArray[np.float32]:

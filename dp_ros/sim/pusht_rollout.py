@@ -107,6 +107,7 @@ def rollout(
     mode: Mode = "replace",
     infer_every: int | None = None,
     latency_ms: float | None = None,
+    warm_start: bool = False,
 ) -> EpisodeResult:
     """Run one episode.
 
@@ -120,6 +121,7 @@ def rollout(
         mode: of execution; `naive` sends each chunk as it is, from its first action, when it is there.
         infer_every: steps between inferences, see `Execution`.
         latency_ms: time from an observation to the actions that come of it; None: lockstep.
+        warm_start: whether samples begin with the running chunk, as `Execution` says.
     """
     running = episode(
         task,
@@ -130,6 +132,7 @@ def rollout(
         mode=mode,
         infer_every=infer_every,
         latency_ms=latency_ms,
+        warm_start=warm_start,
     )
     inference_ms: list[float] = []
     actions: npt.NDArray[np.floating] | None = None
@@ -153,6 +156,7 @@ def episode(
     mode: Mode = "replace",
     infer_every: int | None = None,
     latency_ms: float | None = None,
+    warm_start: bool = False,
     world: PushT | None = None,
     state: npt.ArrayLike | None = None,
     until: Callable[[PushT], bool] = lambda world: False,
@@ -163,7 +167,7 @@ def episode(
     the caller can know.
 
     Args:
-        task, seed, repeat, max_steps, legacy, mode, infer_every, latency_ms: as in `rollout`.
+        task, seed, repeat, max_steps, legacy, mode, infer_every, latency_ms, warm_start: as in `rollout`.
         world: in which the episode is run, for whoever goes on from where it ends; None: one of its own.
         state: (5,) to begin with instead of the seed's start state, as `PushT.reset` takes it without `legacy`.
         until: asked before each step whether the episode ends here.
@@ -174,7 +178,7 @@ def episode(
     else:
         world.reset(state=np.asarray(state, dtype=np.float64), legacy=False)
     robot.hold(world.agent_pos)
-    loop = _loop(task, mode, infer_every, latency_ms)
+    loop = _loop(task, mode, infer_every, latency_ms, warm_start)
     now_ns = START_NS
     for _ in range(task.n_obs_steps - 1):
         _add(loop.buffer, task, world, now_ns)
@@ -247,14 +251,16 @@ class _Loop(Protocol):
     ) -> tuple[ActionChunk, Trajectory] | None: ...
 
 
-def _loop(task: TaskSpec, mode: str, infer_every: int | None, latency_ms: float | None) -> _Loop:
+def _loop(
+    task: TaskSpec, mode: str, infer_every: int | None, latency_ms: float | None, warm_start: bool
+) -> _Loop:
     if mode == "naive":
         if latency_ms is None:
             raise ValueError("mode naive needs a latency: in lockstep it is the same as replace")
         return _NaiveLoop(task, infer_every)
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, expected naive or one of {', '.join(MODES)}")
-    return _RuntimeLoop(task, Execution(mode, infer_every), latency_ms)
+    return _RuntimeLoop(task, Execution(mode, infer_every, warm_start=warm_start), latency_ms)
 
 
 class _RuntimeLoop:

@@ -47,6 +47,7 @@ def run_engine(engine: Engine, starts: Sequence[Start]) -> Iterator[EpisodeResul
     """
     task, said = engine.task, engine.manifest.execution
     options: dict[str, Any] = {} if said is None else {"mode": said.mode, "infer_every": said.infer_every}
+    options["warm_start"] = engine.manifest.sampler.warm_start > 0
     if engine.batches:
         return rollouts(task, one_call(task, engine.sample_batch), starts, **options)
     sample_actions = partial(sample_request, engine)

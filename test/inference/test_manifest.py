@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dp_ros.inference.manifest import (
+    SCHEMA_VERSION,
     ExecutionSpec,
     ManifestError,
     ScoreSummary,
@@ -100,15 +101,15 @@ def test_a_manifest_that_is_not_json_is_refused(model: Path, content: bytes) -> 
 
 
 def test_a_newer_schema_is_refused_with_what_to_do(model: Path) -> None:
-    edit(model, lambda data: data.update(schema_version=3, something_new=True))
-    with pytest.raises(ManifestError, match=r"schema_version 3 is newer than 2.*update dp_ros"):
+    edit(model, lambda data: data.update(schema_version=SCHEMA_VERSION + 1, something_new=True))
+    with pytest.raises(ManifestError, match=rf"is newer than {SCHEMA_VERSION}.*update dp_ros"):
         load_manifest(model)
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, True])
 def test_a_schema_version_that_is_none_is_refused(model: Path, version: object) -> None:
     edit(model, lambda data: data.update(schema_version=version))
-    with pytest.raises(ManifestError, match="schema_version: got .*, expected 1 to 2"):
+    with pytest.raises(ManifestError, match=f"schema_version: got .*, expected 1 to {SCHEMA_VERSION}"):
         load_manifest(model)
 
 

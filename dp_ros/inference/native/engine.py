@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import CheckedEngine
+from dp_ros.inference.engine import CheckedEngine, Rows, draw_warm_and_cold
 from dp_ros.inference.manifest import (
     WEIGHTS_FILE,
     Manifest,
@@ -33,28 +33,22 @@ from dp_ros.inference.manifest import (
     encoder_file,
     verify_file,
 )
-from dp_ros.inference.native.layout import (
-    BFLOATS,
-    BYTES_BYTES,
-    BYTES_SHORTS,
-    FLOATS,
-    INTERFACE,
-    KERNEL_SIZES,
-    Convolution,
-    UnetLayout,
-)
+from dp_ros.inference.native.layout import INTERFACE, KERNEL_SIZES, Convolution, UnetLayout
 from dp_ros.inference.ranges import scale_and_offset
-from dp_ros.inference.sampler import SamplerSpec, denoising_steps, guidance_gain, step_noise
+from dp_ros.inference.sampler import (
+    SamplerSpec,
+    denoising_steps,
+    guidance_gain,
+    step_noise,
+    steps_left_out,
+    warm_noise,
+    warm_steps,
+)
 from dp_ros.policies.specs import UnetSpec, conditioning_of
 from dp_ros.runtime.prefix import Prefix
 
 LIBRARY = "libdp_ros_unet1d.so"
 _NEEDED_FLAGS = {"avx2", "fma"}
-#: Engines by what their weights are.
-KINDS = {"native": FLOATS, "native_int8": BYTES_SHORTS, "native_w8a8": BYTES_BYTES, "native_bf16": BFLOATS}
-_NEEDED_BY_KIND = {"native_int8": "AVX2", "native_w8a8": "AVX-512 VNNI", "native_bf16": "AVX-512 BF16"}
-#: Turns that a thread waits awake for the others before it gives way; a convolution takes some thousand.
-SPIN = 4000
 Floats = NDArray[np.float32]
 
 
@@ -66,9 +60,7 @@ class NativeEngine(CheckedEngine):
         manifest: its manifest.
         threads: CPU threads of one inference.
         num_inference_steps: denoising steps; None for what the manifest says.
-        kind: of the weights, a key of KINDS: `native` float32; `native_int8` 8 bits, each output of a convolution with
-            its own scale; `native_w8a8` the same, and the inputs of a convolution of 8 bits as well; `native_bf16`
-            bfloat16 for both.
+        int8: with weights rounded to 8 bits, each output of a convolution with its own scale.
 
     Raises:
         UserError: if it cannot run here (`why_not`), or the weights are not those of the manifest's network.
@@ -84,14 +76,13 @@ class NativeEngine(CheckedEngine):
         threads: int = 1,
         num_inference_steps: int | None = None,
         *,
-        kind: str = "native",
-        spin: int = SPIN,
+        int8: bool = False,
     ) -> None:
         super().__init__(manifest, manifest.task_spec(str(folder)))
-        self.name = kind
+        self.name = "native_int8" if int8 else "native"
         reason = why_not(manifest)
-        if not reason and not library().dp_unet1d_has(KINDS[kind]):
-            reason = f"this processor has no {_NEEDED_BY_KIND[kind]}, which {kind} computes with"
+        if not reason and int8 and not library().dp_unet1d_has_bytes():
+            reason = "the compiled code knows weights of 8 bits on x86 processors only"
         if reason:
             raise UserError(f"engine {self.name}: {reason}; use engine auto")
         network = manifest.network
@@ -107,7 +98,7 @@ class NativeEngine(CheckedEngine):
                 kernel_size=network.kernel_size,
                 groups=network.groups,
                 mask=network.prefix_steps > 0,
-                kind=KINDS[kind],
+                int8=int8,
             )
             if layout.widths != network.widths:
                 raise ValueError(f"widths are {layout.widths}, the manifest says {network.widths}")
@@ -115,9 +106,12 @@ class NativeEngine(CheckedEngine):
             embedded = _step_embedding(weights, network.step_dim)
         except (SafetensorError, KeyError, ValueError) as error:
             raise ManifestError(f"{path}: does not fit the network of the manifest: {error!r}") from error
-        steps = denoising_steps(manifest.sampler, num_inference_steps)
+        self._steps = steps = denoising_steps(manifest.sampler, num_inference_steps)
         self._n_steps = len(steps)
+        self._first = steps_left_out(manifest.sampler, num_inference_steps)
         self._coefficients = np.array([step[1:] for step in steps], np.float32)
+        warm = warm_steps(manifest.sampler, num_inference_steps)
+        self._warm_coefficients = np.array([step[1:] for step in warm], np.float32)
         self._noise_shares = np.array([step.noise_share for step in steps], np.float32)
         levels = np.array([step.level for step in steps])
         self._step_films = _mish(embedded(levels)) @ film[0][:, : network.step_dim].T + film[1]
@@ -131,7 +125,7 @@ class NativeEngine(CheckedEngine):
             from dp_ros.inference.encoder import encoders_of
 
             self._encoders = encoders_of(folder, manifest, self.task, threads)
-        self._network = _Network(layout, manifest.sampler, threads, spin)
+        self._network = _Network(layout, manifest.sampler, threads)
 
     def sample_batch(
         self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None = None
@@ -146,29 +140,45 @@ class NativeEngine(CheckedEngine):
         return self._finite(self._draw(seen, noise, prefix))
 
     def _compute(self, observation: dict[str, NDArray[Any]], noise: Floats, prefix: Prefix | None) -> Floats:
-        given = None if prefix is None else Prefix(prefix.actions[None], prefix.weights[None])
+        given = None if prefix is None else prefix[None]
         return self._draw({key: value[None] for key, value in observation.items()}, noise[None], given)[0]
 
     def _draw(self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None) -> Floats:
         """Actions (B, horizon, dim) in robot units, for B of everything; of cameras `observation` has the features."""
+
+        def draw(rows: Rows, warm: bool) -> Floats:
+            seen = {key: value[rows] for key, value in observation.items()}
+            return self._denoise(seen, noise[rows], None if prefix is None else prefix[rows], warm)
+
+        return draw_warm_and_cold(self.manifest.sampler, len(noise), prefix, draw)
+
+    def _denoise(
+        self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None, warm: bool
+    ) -> Floats:
+        """As `_draw`, all of them with or all without a warm start."""
         # Row by row: a product of matrices would round a row by how many others there are.
         films = np.stack([row @ self._observation_film for row in _mish(self._condition(observation))])
-        sampler = self.manifest.sampler
+        sampler, first = self.manifest.sampler, self._first if warm else 0
+        coefficients = self._warm_coefficients if warm else self._coefficients
         fresh = None
         if sampler.method == "ddpm":
             drawn = [step_noise(each, self._n_steps) for each in noise]
-            fresh = np.stack(drawn, axis=1) * np.float32(sampler.temperature)
+            fresh = np.stack(drawn, axis=1)[first:] * np.float32(sampler.temperature)
         scale, offset = self._ranges["action"]
         planned = gains = known = None
         if prefix is not None:
             planned = prefix.actions * scale + offset
-            gains = guidance_gain(prefix.weights[None], self._noise_shares[:, None, None])
+            gains = guidance_gain(prefix.weights[None], self._noise_shares[first:, None, None])
             known = ((prefix.weights >= 1) & self._can_be_known).astype(np.float32)
+        begin = noise * np.float32(sampler.temperature)
+        if first:
+            assert planned is not None
+            begin = warm_noise(planned, begin, self._steps[first])
         actions = self._network.draw(
-            noise * np.float32(sampler.temperature),
+            begin,
             films,
-            self._step_films,
-            self._coefficients,
+            self._step_films[first:],
+            coefficients,
             fresh=fresh,
             planned=planned,
             gains=gains,
@@ -200,10 +210,9 @@ class _Network:
         layout: the network.
         sampler: its method, and whether it clips.
         threads: CPU threads.
-        spin: turns that they wait awake for one another.
     """
 
-    def __init__(self, layout: UnetLayout, sampler: SamplerSpec, threads: int, spin: int) -> None:
+    def __init__(self, layout: UnetLayout, sampler: SamplerSpec, threads: int) -> None:
         self._library, self._film = library(), layout.film
         operations = (Convolution * len(layout.operations))(*layout.operations)
         x, out = layout.input, layout.output
@@ -220,7 +229,6 @@ class _Network:
                 int(sampler.clip_sample),
                 int(sampler.method == "dpmsolver++"),
                 threads,
-                spin,
             ),
         )
         if not self._handle:
@@ -311,7 +319,7 @@ def library() -> ctypes.CDLL:
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     loaded.dp_unet1d_create.restype = pointer
     loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, pointer, number, number]
-    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 4
+    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 3
     loaded.dp_unet1d_destroy.argtypes = [pointer]
     loaded.dp_unet1d_draw.argtypes = [pointer, ctypes.c_int, ctypes.c_int, *[pointer] * 9]
     return loaded
