@@ -24,6 +24,8 @@ GPU_ENGINES = ("onnx_cuda", "onnx_tensorrt", "torch_cuda")
 #: Engines that round, and how.
 ROUNDING = {
     "native_int8": "weights of 8 bits per output channel, inputs of 16 bits scaled at each convolution",
+    "native_w8a8": "weights of 8 bits per output channel, inputs of 8 bits scaled at each convolution",
+    "native_bf16": "weights and inputs in bfloat16",
 }
 ENGINES = ("auto", "native", *ROUNDING, "onnx", "torch", *GPU_ENGINES)
 #: By how much of its range of 2 an action may differ between a GPU and the processor for `auto` to take the GPU.
@@ -152,11 +154,11 @@ def _engine(
     folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, threads: int
 ) -> CheckedEngine:
     """An engine of one kind, not warm. Raises UserError."""
-    if chosen in ("native", "native_int8"):
+    if chosen.startswith("native") and chosen in ENGINES:
         _require(folder, manifest, WEIGHTS_FILE, chosen)
         from dp_ros.inference.native.engine import NativeEngine
 
-        return NativeEngine(folder, manifest, threads, num_inference_steps, int8=chosen == "native_int8")
+        return NativeEngine(folder, manifest, threads, num_inference_steps, kind=chosen)
     if chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
         from dp_ros.inference.onnx import OnnxEngine

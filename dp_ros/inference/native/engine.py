@@ -33,7 +33,16 @@ from dp_ros.inference.manifest import (
     encoder_file,
     verify_file,
 )
-from dp_ros.inference.native.layout import INTERFACE, KERNEL_SIZES, Convolution, UnetLayout
+from dp_ros.inference.native.layout import (
+    BFLOATS,
+    BYTES_BYTES,
+    BYTES_SHORTS,
+    FLOATS,
+    INTERFACE,
+    KERNEL_SIZES,
+    Convolution,
+    UnetLayout,
+)
 from dp_ros.inference.ranges import scale_and_offset
 from dp_ros.inference.sampler import (
     SamplerSpec,
@@ -49,6 +58,11 @@ from dp_ros.runtime.prefix import Prefix
 
 LIBRARY = "libdp_ros_unet1d.so"
 _NEEDED_FLAGS = {"avx2", "fma"}
+#: Engines by what their weights are.
+KINDS = {"native": FLOATS, "native_int8": BYTES_SHORTS, "native_w8a8": BYTES_BYTES, "native_bf16": BFLOATS}
+_NEEDED_BY_KIND = {"native_int8": "AVX2", "native_w8a8": "AVX-512 VNNI", "native_bf16": "AVX-512 BF16"}
+#: Turns that a thread waits awake for the others before it gives way; a convolution takes some thousand.
+SPIN = 4000
 Floats = NDArray[np.float32]
 
 
@@ -60,7 +74,9 @@ class NativeEngine(CheckedEngine):
         manifest: its manifest.
         threads: CPU threads of one inference.
         num_inference_steps: denoising steps; None for what the manifest says.
-        int8: with weights rounded to 8 bits, each output of a convolution with its own scale.
+        kind: of the weights, a key of KINDS: `native` float32; `native_int8` 8 bits, each output of a convolution with
+            its own scale; `native_w8a8` the same, and the inputs of a convolution of 8 bits as well; `native_bf16`
+            bfloat16 for both.
 
     Raises:
         UserError: if it cannot run here (`why_not`), or the weights are not those of the manifest's network.
@@ -76,13 +92,14 @@ class NativeEngine(CheckedEngine):
         threads: int = 1,
         num_inference_steps: int | None = None,
         *,
-        int8: bool = False,
+        kind: str = "native",
+        spin: int = SPIN,
     ) -> None:
         super().__init__(manifest, manifest.task_spec(str(folder)))
-        self.name = "native_int8" if int8 else "native"
+        self.name = kind
         reason = why_not(manifest)
-        if not reason and int8 and not library().dp_unet1d_has_bytes():
-            reason = "the compiled code knows weights of 8 bits on x86 processors only"
+        if not reason and not library().dp_unet1d_has(KINDS[kind]):
+            reason = f"this processor has no {_NEEDED_BY_KIND[kind]}, which {kind} computes with"
         if reason:
             raise UserError(f"engine {self.name}: {reason}; use engine auto")
         network = manifest.network
@@ -98,7 +115,7 @@ class NativeEngine(CheckedEngine):
                 kernel_size=network.kernel_size,
                 groups=network.groups,
                 mask=network.prefix_steps > 0,
-                int8=int8,
+                kind=KINDS[kind],
             )
             if layout.widths != network.widths:
                 raise ValueError(f"widths are {layout.widths}, the manifest says {network.widths}")
@@ -125,7 +142,7 @@ class NativeEngine(CheckedEngine):
             from dp_ros.inference.encoder import encoders_of
 
             self._encoders = encoders_of(folder, manifest, self.task, threads)
-        self._network = _Network(layout, manifest.sampler, threads)
+        self._network = _Network(layout, manifest.sampler, threads, spin)
 
     def sample_batch(
         self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None = None
@@ -210,9 +227,10 @@ class _Network:
         layout: the network.
         sampler: its method, and whether it clips.
         threads: CPU threads.
+        spin: turns that they wait awake for one another.
     """
 
-    def __init__(self, layout: UnetLayout, sampler: SamplerSpec, threads: int) -> None:
+    def __init__(self, layout: UnetLayout, sampler: SamplerSpec, threads: int, spin: int) -> None:
         self._library, self._film = library(), layout.film
         operations = (Convolution * len(layout.operations))(*layout.operations)
         x, out = layout.input, layout.output
@@ -229,6 +247,7 @@ class _Network:
                 int(sampler.clip_sample),
                 int(sampler.method == "dpmsolver++"),
                 threads,
+                spin,
             ),
         )
         if not self._handle:
@@ -319,7 +338,7 @@ def library() -> ctypes.CDLL:
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     loaded.dp_unet1d_create.restype = pointer
     loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, pointer, number, number]
-    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 3
+    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 4
     loaded.dp_unet1d_destroy.argtypes = [pointer]
     loaded.dp_unet1d_draw.argtypes = [pointer, ctypes.c_int, ctypes.c_int, *[pointer] * 9]
     return loaded
