@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -155,6 +155,8 @@ class PolicyLoop:
         """Run another model, from the next inference on; raises UserError if it is not of the same task."""
         self._task.require_same_policy(engine.task)
         self._controller.execution.require(self._task, engine.prefix)
+        warm_start = engine.manifest.sampler.warm_start > 0
+        self._controller.execution = replace(self._controller.execution, warm_start=warm_start)
         self._engine = engine
         self._worker.change_engine(engine)
 
