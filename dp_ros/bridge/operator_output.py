@@ -28,7 +28,7 @@ MOST_HZ = 100.0
 
 
 def command_rate(task: TaskSpec) -> float:
-    """How many commands a second an operator sends, Hz."""
+    """How many commands a second an operator sends where nobody says otherwise, Hz."""
     return min(task.action.rate_hz or max(TRAJECTORY_HZ, task.rate_hz), MOST_HZ)
 
 
@@ -38,7 +38,7 @@ class OperatorOutput:
     Args:
         node: an rclpy node.
         task: topic, type and limits.
-        motion: the operator's, with ticks of `1 / command_rate(task)`.
+        motion: the operator's; a command leaves at each of its ticks.
         takeover_topic: on which every command is repeated, so that a policy yields; empty: nowhere.
         on_tick: called before each tick, with the present time; where devices are asked.
 
@@ -78,7 +78,7 @@ class OperatorOutput:
                 self._receive,
                 observation_qos(lockstep=False, picture=False),
             )
-        node.create_timer(1.0 / command_rate(task), self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        node.create_timer(motion.tick_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
     def problem(self) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from threading import Event
 
 import numpy as np
 import numpy.typing as npt
-from std_msgs.msg import Bool
 
 from dp_ros.bridge.client import RosClient
+from dp_ros.bridge.emergency_stop import EmergencyStopWatch
 from dp_ros.bridge.operator_output import OperatorOutput, command_rate
-from dp_ros.bridge.qos import reliable_qos
 from dp_ros.errors import UserError
 from dp_ros.runtime.operator import OperatorMotion
 from dp_ros.runtime.replay import EpisodeReplay
 from dp_ros.task import TaskSpec
 
-EMERGENCY_STOP_TOPIC = "/policy/emergency_stop"
+#: So long a policy that runs may take to be heard of, s.
+_POLICY_S = 1.0
 
 
 def replay_episode(
@@ -42,7 +43,8 @@ def replay_episode(
         report: called now and then.
 
     Raises:
-        UserError: the robot does not listen or is not measured, it does not follow, or somebody stopped it.
+        UserError: the robot does not listen or is not measured, it does not follow, or the emergency stop is or becomes
+            latched, by topic, service or the policy itself.
     """
     tick_s = 1.0 / command_rate(task)
     try:
@@ -59,17 +61,16 @@ def replay_episode(
             replay.tick(now_ns, output.measured(now_ns), output.measured_ns)
 
     output = OperatorOutput(client.node, task, motion, on_tick=tick)
-    client.node.create_subscription(
-        Bool,
-        EMERGENCY_STOP_TOPIC,
-        lambda message: replay.stop("the emergency stop was pressed") if message.data else None,
-        reliable_qos(),
-    )
+    watch = EmergencyStopWatch(client.node, on_stop=lambda: replay.stop(watch.problem))
     client.wait(lambda: output.measured_ns, "the robot's state")
     client.wait(
         lambda: client.node.count_subscribers(task.action.topic),
         f"somebody who listens to {task.action.topic}",
     )
+    heard_s = time.monotonic() + _POLICY_S
+    client.wait(lambda: time.monotonic() > heard_s and not watch.unheard, "the policy's status")
+    if watch.problem:
+        raise UserError(f"nothing was moved: {watch.problem}")
     begun = True
 
     def over() -> bool:

@@ -1,8 +1,9 @@
 """A person with a gamepad (`sensor_msgs/Joy`) or a leader arm (`sensor_msgs/JointState`) as the operator.
 
 The robot moves while the deadman is held, at the operator's speed and within the task's limits, and stops when it is
-let go or the device falls silent. Easy to get wrong: a leader arm stands elsewhere than the robot when it is taken up,
-so the robot goes there at the operator's speed instead of jumping.
+let go, the device falls silent or the emergency stop is pressed; after that the deadman has to be pressed anew. Easy to
+get wrong: a leader arm stands elsewhere than the robot when it is taken up, so the robot goes there at the operator's
+speed instead of jumping.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from sensor_msgs.msg import JointState, Joy
+from std_srvs.srv import Trigger
 
-from dp_ros.bridge.operator_output import OperatorOutput, command_rate
+from dp_ros.bridge.emergency_stop import POLICY, EmergencyStopWatch
+from dp_ros.bridge.operator_output import MOST_HZ, OperatorOutput, command_rate
 from dp_ros.bridge.parameters import declare
 from dp_ros.bridge.qos import observation_qos
 from dp_ros.errors import UserError
 from dp_ros.runtime.operator import OperatorMotion, drive_names
 from dp_ros.task import TaskSpec
 
+#: Fewer commands a second than that are no motion.
+LEAST_HZ = 5.0
 #: Nothing is this button: the device counts as held as long as it speaks.
 NO_BUTTON = -1
 
@@ -62,10 +67,20 @@ def declare_motion(node: Any, task: TaskSpec) -> OperatorMotion:
         high=60.0,
         read_only=True,
     )
+    rate_hz = command_rate(task)
+    rate_hz = declare(
+        node,
+        "command_rate_hz",
+        rate_hz,
+        f"commands a second, {min(LEAST_HZ, rate_hz):g} to {MOST_HZ:g}; {rate_hz:g} by the task",
+        low=min(LEAST_HZ, rate_hz),
+        high=MOST_HZ,
+        read_only=True,
+    )
     try:
         return OperatorMotion(
             task,
-            tick_s=1.0 / command_rate(task),
+            tick_s=1.0 / rate_hz,
             speed=None if speed == [0.0] else speed,
             speed_scale=scale,
             timeout_s=timeout_s,
@@ -110,6 +125,12 @@ class DeviceOperator:
             "on which every command is repeated, so that a policy yields; empty: nowhere",
             read_only=True,
         )
+        policy: str = declare(
+            node, "policy", POLICY, "policy node whose emergency stop counts here, too", read_only=True
+        )
+        self._stop = EmergencyStopWatch(node, policy, self._stopped)
+        self._again = False  # the deadman has to be let go before it counts again
+        node.create_service(Trigger, "~/clear_emergency_stop", self._clear_stop)
         self._held = self._deadman == NO_BUTTON
         self._held_ns = 0
         if kind == "joy":
@@ -147,6 +168,7 @@ class DeviceOperator:
 
     def _joy(self, message: Any) -> None:
         if not self._pressed(message):
+            self._again = False
             self._motion.let_go()
             return
         missing = [axis for axis in self._axes if axis >= len(message.axes)]
@@ -194,6 +216,7 @@ class DeviceOperator:
     def _button(self, message: Any) -> None:
         self._held, self._held_ns = self._pressed(message), self._now_ns()
         if not self._held:
+            self._again = False
             self._motion.let_go()
 
     def _leader(self, message: Any) -> None:
@@ -230,14 +253,26 @@ class DeviceOperator:
         return values
 
     def _wish(self, how: str, values: list[float]) -> None:
+        if self._stop.problem or self._again:
+            self._motion.let_go()
+            return
         try:
             getattr(self._motion, how)(values, self._now_ns())
         except ValueError as error:
             self._node.get_logger().error(f"the device: {error}", throttle_duration_sec=5.0)
             self._motion.let_go()
 
+    def _stopped(self) -> None:
+        self._motion.let_go()
+        self._again = self._deadman != NO_BUTTON
+
+    def _clear_stop(self, request: Any, response: Any) -> Any:
+        problem = self._stop.clear()
+        response.success, response.message = not problem, problem or "the emergency stop is cleared here"
+        return response
+
     def _say(self, now_ns: int) -> None:
-        if problem := self._output.problem:
+        if problem := self._stop.problem or self._output.problem:
             self._node.get_logger().warning(problem, throttle_duration_sec=2.0)
 
     def _now_ns(self) -> int:

@@ -13,10 +13,13 @@ rclpy = pytest.importorskip("rclpy")
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sensor_msgs.msg import JointState, Joy  # noqa: E402
+from std_msgs.msg import Bool  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from dp_ros.bridge.qos import reliable_qos  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
+from dp_ros.msg import PolicyStatus  # noqa: E402
 from dp_ros.nodes.teleop_node import TeleopNode  # noqa: E402
 
 
@@ -34,6 +37,9 @@ class Person:
         self.joy = self.node.create_publisher(Joy, "/joy", reliable_qos())
         self.leader = self.node.create_publisher(JointState, "/leader/joint_states", reliable_qos())
         self.joints = self.node.create_publisher(JointState, "/pusht/joint_states", reliable_qos())
+        self.stop = self.node.create_publisher(Bool, "/policy/emergency_stop", reliable_qos())
+        self.policy = self.node.create_publisher(PolicyStatus, "/policy/status", reliable_qos())
+        self.clear = self.node.create_client(Trigger, "/teleop/clear_emergency_stop")
         self.commands: list[Any] = []
         self.repeated: list[Any] = []
         for topic, kept in (
@@ -142,6 +148,60 @@ def test_the_robot_goes_to_a_leader_arm_at_the_operators_speed_and_follows_it(ro
         )
 
 
+def test_the_emergency_stop_ends_the_motion_until_it_is_cleared_and_the_deadman_pressed_anew(
+    ros_domain: int,
+) -> None:
+    with person(operator="joy", speed="[60.0, 60.0]", hold_s=0.1, command_rate_hz=50.0) as made:
+
+        def at_rest() -> bool:
+            return bool(made.commands) and not any(made.commands[-1].points[0].velocities)
+
+        def drives_again(what: str) -> None:
+            made.device = gamepad(made, [1.0, 0.0], held=False)
+            made.until(lambda: not made.teleop._operator._again, "the deadman to be let go")
+            made.device = gamepad(made, [1.0, 0.0], held=True)
+            made.until(lambda: not at_rest(), what)
+
+        made.device = gamepad(made, [1.0, 0.0], held=True)
+        made.until(lambda: made.commands and not at_rest(), "the motion")
+        gaps = [len(made.commands), time.monotonic()]
+        made.until(lambda: time.monotonic() > gaps[1] + 0.5, "a while")
+        assert len(made.commands) - gaps[0] > 15  # of 25; the task says 10 in this time
+        made.until(lambda: made.stop.get_subscription_count(), "the stop's listener")
+        made.stop.publish(Bool(data=True))
+        made.until(at_rest, "the stop by topic")
+        made.policy.publish(PolicyStatus(emergency_stop=False))  # sent before the policy heard of it
+        made.until(lambda: made.teleop._operator._stop._policy is False, "the policy's status")
+        assert made.teleop._operator._stop.problem
+        answer = made.clear.call_async(Trigger.Request())
+        made.until(answer.done, "the answer")
+        assert answer.result().success
+        count = len(made.commands)
+        end_s = time.monotonic() + 0.3
+        made.until(lambda: time.monotonic() > end_s, "a while")
+        assert not any(v for c in made.commands[count:] for v in c.points[0].velocities)  # held all the time
+        drives_again("the motion after the stop")
+        made.policy.publish(PolicyStatus(emergency_stop=True))  # pressed by the service alone
+        made.until(at_rest, "the stop by the policy's word")
+        answer = made.clear.call_async(Trigger.Request())
+        made.until(answer.done, "the answer")
+        assert not answer.result().success and "latched" in answer.result().message
+        made.policy.publish(PolicyStatus(emergency_stop=False))
+        made.until(lambda: not made.teleop._operator._stop.problem, "the policy's word that it is cleared")
+        drives_again("the motion after the second stop")
+
+
+def test_a_stop_that_was_latched_before_is_heeded(ros_domain: int) -> None:
+    with person(operator="joy", speed="[60.0, 60.0]") as made:
+        made.until(lambda: made.policy.get_subscription_count(), "the status's listener")
+        made.policy.publish(PolicyStatus(emergency_stop=True))
+        made.until(lambda: made.teleop._operator._stop.problem, "the policy's status")
+        made.device = gamepad(made, [1.0, 0.0], held=True)
+        end_s = time.monotonic() + 0.4
+        made.until(lambda: time.monotonic() > end_s, "a while")
+        assert not made.commands
+
+
 def test_a_policy_hears_of_every_command(ros_domain: int) -> None:
     with person(operator="joy") as made:
         made.device = gamepad(made, [1.0, 0.0], held=True)
@@ -160,6 +220,7 @@ def test_a_policy_hears_of_every_command(ros_domain: int) -> None:
         ({"operator": "joy", "speed": "[1.0]"}, "expected 2 values above 0"),
         ({"operator": "leader", "leader_offsets": "[1.0]"}, "leader_offsets: got 1 values"),
         ({"operator": "joy", "lockstep": "true"}, "does not wait for a person"),
+        ({"operator": "joy", "command_rate_hz": "500.0"}, "commands a second, 5 to 100; 20 by the task"),
         ({"operator": "hand"}, "expected one of expert, joy, leader"),
     ],
 )
