@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 rclpy = pytest.importorskip("rclpy")
 
@@ -338,6 +339,11 @@ def test_in_real_time_nothing_is_lost_while_the_recorder_is_held_up(ros_domain: 
             ["-p", "out:=x.zarr", "-p", "raw_streams:=all", "-p", "lockstep:=true"],
             "raw_streams: got all, but lockstep",
         ),
+        (
+            ["-p", "out:=x.zarr", "-p", "jpeg_quality:=90", "-p", "video_crf:=20"],
+            "jpeg_quality 90 and video_crf 20: give one",
+        ),
+        (["-p", "out:=x.zarr", "-p", "video_crf:=60"], "parameter video_crf.*51"),
     ],
 )
 def test_bad_parameters_are_refused_with_a_reason(
@@ -420,3 +426,54 @@ def test_a_disk_that_fills_up_is_said_early_and_ends_the_recording_in_time(
     assert stage.call("save").success
     assert "100 MB are left" in stage.call("start").message
     assert ReplayBuffer.open(tmp_path / "x.zarr").n_episodes == 1
+
+
+def test_a_stream_that_is_missing_late_or_frozen_is_shown_while_recording(
+    ros_domain: int, tmp_path: Path
+) -> None:
+    given = load_task("pusht_state").model_dump(mode="json")
+    given["observations"]["agent_pos"]["freeze_after_s"] = 0.3
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(given))
+    stage = Stage(tmp_path / "x.zarr", lockstep=False, task=str(tmp_path / "task.yaml"))
+    shown: list[str] = []  # streams that give samples
+    x = 0.0
+
+    def after(what: str, *words: str, still: bool = False) -> None:
+        """Wait, while the robot speaks, until the status says so and nothing else."""
+
+        def said() -> bool:
+            nonlocal x
+            stamp, x = to_stamp(stage.node.get_clock().now().nanoseconds), x + (0.0 if still else 0.01)
+            if "keypoint" in shown:
+                keypoints = PoseArray(poses=[Pose() for _ in range(9)])
+                keypoints.header.stamp = stamp
+                stage.keypoints.publish(keypoints)
+            if "agent_pos" in shown:
+                joints = JointState(name=NAMES, position=[x, x])
+                joints.header.stamp = stamp
+                stage.joints.publish(joints)
+            found = [] if not stage.statuses else stage.statuses[-1].problems
+            one = len(found) == 1 and all(word in found[0] for word in words)
+            return bool(stage.statuses) and (one if words else not found)
+
+        stage.until(said, what)
+
+    try:
+        shown[:] = ["agent_pos"]
+        after("the missing stream", "keypoint", "/pusht/keypoints")
+        shown[:] = ["agent_pos", "keypoint"]
+        after("no problem")
+        started = stage.call("start")
+        assert started.success, started.message
+        shown[:] = ["agent_pos"]
+        after("the late stream", "keypoint", "old")
+        assert stage.statuses[-1].phase == "recording"
+        ages = dict(zip(stage.statuses[-1].streams, stage.statuses[-1].ages_s, strict=True))
+        assert ages["keypoint"] > 0.25 > ages["agent_pos"] >= 0.0
+        shown[:] = ["agent_pos", "keypoint"]
+        after("that it is back")
+        after("the frozen stream", "agent_pos", "/pusht/joint_states", still=True)
+        assert stage.statuses[-1].phase == "recording"
+        after("that it moves again")
+    finally:
+        stage.close()
