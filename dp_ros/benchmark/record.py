@@ -3,7 +3,8 @@
 Real processes over DDS: a robot (`record_source`) and the recorder node, which writes to the disk. Pictures are counted
 by their numbers in the rows, joint states by those in the bag that keeps them at their own rate; of the rows it is also
 counted how many hold a joint state that is older than two periods. Easy to get wrong: what was sent before the
-recording began, or after it ended, was not lost.
+recording began, or after it ended, was not lost; but what was sent between is by the source's own count, or a recording
+that lacks its beginning or its end would look complete.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def measure(
             recorder = RecorderLink(client)
             recorder.connect()
             recorder.start()
+            begin = _sent(source)
             begin_s, begin_cpu_s = time.monotonic(), processor_s(pid)
 
             def over() -> bool:
@@ -115,20 +117,20 @@ def measure(
             if recorder.status.phase != "recording":
                 raise UserError(f"the recorder ended early: {recorder.status.message}")
             wall_s, cpu_s = time.monotonic() - begin_s, processor_s(pid) - begin_cpu_s
+            end = _sent(source)
             recorder.save()
             save_s = time.monotonic() - begin_s - wall_s
-        assert source.stdin is not None and source.stdout is not None
-        source.stdin.write("\n")
-        source.stdin.flush()
-        sent = json.loads(source.stdout.readline())
+        sent = _ask(source, "stop")
     report("counting")
     stored_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     buffer = ReplayBuffer.open(out)
+    # One may have been on its way while the recording began.
+    frames, joints = range(begin["frames"] + 1, end["frames"]), range(begin["joints"] + 1, end["joints"])
     minute = [mb for at_s, mb in memory if at_s >= min(60.0, seconds / 2)]
     return {
         "streams": {
-            **{key: _count_frames(buffer, key) for key in task.observations if key != "joints"},
-            "joints": _count_joints(folder / buffer.episode_info[0]["raw"]),
+            **{key: _count_frames(buffer, key, frames) for key in task.observations if key != "joints"},
+            "joints": _count_joints(folder / buffer.episode_info[0]["raw"], joints),
         },
         "late_joint_rows": _late_joint_rows(buffer),
         "rows": buffer.n_steps,
@@ -165,25 +167,43 @@ def _source(task_file: Path) -> Any:
         process.wait()
 
 
-def _count_frames(buffer: ReplayBuffer, key: str) -> dict[str, int]:
-    """Pictures from the first recorded to the last, and how many of these are recorded."""
+def _ask(source: Any, line: str) -> dict[str, Any]:
+    """What the source answers to a line."""
+    source.stdin.write(f"{line}\n")
+    source.stdin.flush()
+    answer: dict[str, Any] = json.loads(source.stdout.readline())
+    return answer
+
+
+def _sent(source: Any) -> dict[str, int]:
+    """How much the source has sent so far: what has a lower number."""
+    return _ask(source, "count")
+
+
+def _count_frames(buffer: ReplayBuffer, key: str, sent: range) -> dict[str, int]:
+    """How many of the pictures with these numbers are recorded."""
     numbers = np.empty(buffer.n_steps, dtype=np.int64)
     for row in range(buffer.n_steps):
         first = buffer.rows(key, row, row + 1).reshape(-1)[:4]
         numbers[row] = int(np.frombuffer(first.tobytes(), np.uint32)[0])
-    sent, recorded = int(numbers[-1] - numbers[0] + 1), len(np.unique(numbers))
-    return {"sent": sent, "recorded": recorded, "lost": sent - recorded, "twice": len(numbers) - recorded}
+    return _counted(numbers.tolist(), sent)
 
 
-def _count_joints(bag: Path) -> dict[str, int]:
-    """Joint states from the first to the last in the bag, and how many of these are in it."""
+def _count_joints(bag: Path, sent: range) -> dict[str, int]:
+    """How many of the joint states with these numbers are in the bag."""
     with bag.open("rb") as file:
         numbers = [
             int(deserialize_message(message.data, JointState).position[0])
             for _, _, message in make_reader(file).iter_messages(topics=[JOINT_TOPIC])
         ]
-    sent, recorded = max(numbers) - min(numbers) + 1, len(set(numbers))
-    return {"sent": sent, "recorded": recorded, "lost": sent - recorded, "twice": len(numbers) - recorded}
+    return _counted(numbers, sent)
+
+
+def _counted(numbers: list[int], sent: range) -> dict[str, int]:
+    there = [number for number in numbers if number in sent]
+    recorded = len(set(there))
+    lost = len(sent) - recorded
+    return {"sent": len(sent), "recorded": recorded, "lost": lost, "twice": len(there) - recorded}
 
 
 def _late_joint_rows(buffer: ReplayBuffer) -> int:

@@ -1,9 +1,9 @@
 """The robot of the recorder's benchmark: three cameras, joint states and an operator, each message numbered.
 
 A process of its own: `python -m dp_ros.benchmark.record_source TASK`. It publishes once everybody listens, until a line
-comes in, and prints what it sent. A picture carries its number in its first four bytes, a joint state in its first
-position. Easy to get wrong: stamps are multiples of the period, as those of synchronised cameras are, so that each
-picture belongs to one row of the recording.
+comes in, and prints what it sent; for a line `count` it prints how much that is so far, and goes on. A picture carries
+its number in its first four bytes, a joint state in its first position. Easy to get wrong: stamps are multiples of the
+period, as those of synchronised cameras are, so that each picture belongs to one row of the recording.
 """
 
 from __future__ import annotations
@@ -60,15 +60,18 @@ def publish(task: TaskSpec) -> dict[str, Any]:
     while not all(p.get_subscription_count() for p in (*camera_pubs.values(), joint_pub, command_pub)):
         time.sleep(0.05)
     stop = threading.Event()
+    frames = joint_count = 0
 
-    def wait_for_the_line() -> None:
-        sys.stdin.readline()
+    def answer() -> None:
+        for line in sys.stdin:
+            if line.strip() != "count":
+                break
+            print(json.dumps({"frames": frames, "joints": joint_count}), flush=True)
         stop.set()
 
-    threading.Thread(target=wait_for_the_line, daemon=True).start()
+    threading.Thread(target=answer, daemon=True).start()
     dt_ns = task.dt_ns
     begin_ns = (time.time_ns() // dt_ns + 30) * dt_ns
-    frames = joint_count = 0
     latest_s = 0.0
     while not stop.is_set():
         frame_ns, joint_ns = begin_ns + frames * dt_ns, begin_ns + joint_count * 10**9 // JOINT_HZ

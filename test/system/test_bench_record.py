@@ -37,7 +37,7 @@ def test_small_pictures_are_all_recorded(ros_domain: int, tmp_path: Path) -> Non
     assert set(result["streams"]) == {"camera_0", "camera_1", "joints"}
     for key in ("camera_0", "camera_1"):
         counts = result["streams"][key]
-        assert counts["lost"] == counts["sent"] - counts["recorded"]
+        assert counts["lost"] == counts["sent"] - counts["recorded"] <= 3  # on a busy machine
         assert 60 < counts["recorded"] <= result["rows"] <= 200
     joints = result["streams"]["joints"]
     assert joints["recorded"] > 1000 and joints["lost"] == joints["sent"] - joints["recorded"]
@@ -57,14 +57,29 @@ def test_what_is_missing_is_counted(tmp_path: Path) -> None:
             writer.add({**step, "timestamp": row / 30})
         writer.save()
     buffer = ReplayBuffer.open(tmp_path / "x.zarr")
-    assert _count_frames(buffer, "camera_0") == {"sent": 6, "recorded": 4, "lost": 2, "twice": 1}
+    assert _count_frames(buffer, "camera_0", range(5, 11)) == {
+        "sent": 6,
+        "recorded": 4,
+        "lost": 2,
+        "twice": 1,
+    }
+    # Neither the first nor the last that were sent are there: they are lost, too.
+    assert _count_frames(buffer, "camera_0", range(3, 20))["lost"] == 13
+    assert _count_frames(buffer, "camera_0", range(8, 10)) == {
+        "sent": 2,
+        "recorded": 1,
+        "lost": 1,
+        "twice": 1,
+    }
     assert _late_joint_rows(buffer) == 1
     topics = {JOINT_TOPIC: ("sensor_msgs/msg/JointState", message_definition("sensor_msgs/msg/JointState"))}
     bag = RawBag(tmp_path / "x.raw", topics)
     for number in (100, 101, 103, 103, 104):
         data = serialize_message(JointState(position=[float(number)]))
         bag.put(RawMessage(JOINT_TOPIC, data, number, number, 0))
-    assert _count_joints(bag.save()) == {"sent": 5, "recorded": 4, "lost": 1, "twice": 1}
+    path = bag.save()
+    assert _count_joints(path, range(100, 105)) == {"sent": 5, "recorded": 4, "lost": 1, "twice": 1}
+    assert _count_joints(path, range(100, 110))["lost"] == 6
 
 
 def test_too_little_room_is_said_before_anything_is_written(
