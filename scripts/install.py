@@ -28,7 +28,7 @@ REQUIREMENTS = ROOT / "requirements"
 LEVELS = {"run": ["run"], "dev": ["run", "train", "dev"]}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 CMAKE_SOURCES = ["CMakeLists.txt", "package.xml", "scripts/node.in", "scripts/dp-ros"]
-CMAKE_SOURCES += ["dp_ros/inference/native/unet1d.cpp"]
+CMAKE_SOURCES += ["dp_ros/inference/native/unet1d.cpp", "dp_ros/policies/norm_mish.cpp"]
 
 
 class SetupError(Exception):

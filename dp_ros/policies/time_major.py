@@ -5,8 +5,9 @@ done by the convolution theorem: a discrete Fourier transform of T + k // 2 poin
 outside the T steps that are wanted), one matrix product for each frequency, and the transform back. Each complex
 product is three real ones (Gauss), so everything is matrix products on tensors (T, B, C), time first, and 4 steps
 with a kernel of 5 cost 8 products instead of 20. Group norm and mish follow in the same autograd function, with
-their derivatives written out. Easy to get wrong: parameters are those of `ConditionalUnet1d`, which remains the
-definition; inference and export use it as it is, and a change to its layers must be made here too.
+their derivatives written out, in compiled code where that is built (`norm_mish`). Easy to get wrong: parameters are
+those of `ConditionalUnet1d`, which remains the definition; inference and export use it as it is, and a change to its
+layers must be made here too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dp_ros.policies.norm_mish import NormMish, compiled
 
 if TYPE_CHECKING:
     from dp_ros.policies.unet1d import ConditionalUnet1d, ConvNormMish, FilmResidualBlock, _Level
@@ -151,55 +154,23 @@ class _ConvNormMish(torch.autograd.Function):
         w_f = (by.kernel @ weight.view(c_out * c_in, kernel_size).t()).view(-1, c_out, c_in)
         y_f = torch.bmm(x_f, w_f.transpose(1, 2))
         y = (by.inverse @ y_f.view(-1, n * c_out)).view(n_steps, n, c_out)
-        y += bias
-
-        # Group norm as one scale and one shift for each sample and channel.
-        per_group = (n, groups, c_out // groups)
-        sums = torch.stack((y.sum(0), (y * y).sum(0))).view(2, *per_group).sum(3)
-        mean, square = sums.mul_(groups / (n_steps * c_out)).unbind(0)
-        variance = torch.addcmul(square, mean, mean, value=-1.0).clamp_(min=0.0)
-        mean, rstd = mean.unsqueeze(2), variance.add_(eps).rsqrt_().unsqueeze(2)  # (B, groups, 1)
-        scale = rstd * gamma.view(per_group[1:])
-        shift = torch.addcmul(beta.view(per_group[1:]), mean, scale, value=-1.0).view(n, c_out)
-        scale = scale.view(n, c_out)
-        z = torch.addcmul(shift, y, scale)
-
-        # mish(z) = z tanh(log(u)) with u = 1 + exp(z): tanh(log(u)) = 1 - s with s = 2 / (u u + 1), and the
-        # derivative is 1 - s + z u s (u s - s).
-        u = z.clamp(max=_MISH_IS_LINEAR).exp_().add_(1.0)
-        s = (u * u).add_(1.0).reciprocal_().mul_(2.0)
-        tanh = 1.0 - s
-        result = z * tanh
-        u.mul_(s)
-        slope = tanh.addcmul_(torch.sub(u, s, out=s).mul_(u), z)
-
-        ctx.save_for_backward(x_f, w_f, y, slope, mean, rstd, scale, gamma)
+        own = _compiled_for(y)
+        result, slope, mean, rstd = (own.forward if own else norm_mish)(y, bias, gamma, beta, groups, eps)
+        ctx.save_for_backward(x_f, w_f, y, slope, mean, rstd, gamma)
         ctx.kernel_size = kernel_size
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_f, w_f, y, slope, mean, rstd, scale, gamma = ctx.saved_tensors
-        (n_steps, n, c_out), c_in, groups = y.shape, x_f.shape[2], mean.shape[1]
+        x_f, w_f, y, slope, mean, rstd, gamma = ctx.saved_tensors
+        (n_steps, n, c_out), c_in = y.shape, x_f.shape[2]
         by = _transform(n_steps, ctx.kernel_size, y.dtype)
-        per_group = (n, groups, c_out // groups)
-
-        # Group norm: with h the normalised y and d the gradient of h, that of y is
-        # rstd (d - mean(d) - h mean(d h)), means over a group; again one scale and one shift.
-        d_z = gradients[0] * slope
-        d_beta = d_z.sum(0).view(per_group)
-        d_gamma = (d_z * y).sum(0).view(per_group).addcmul_(mean, d_beta, value=-1.0).mul_(rstd)
-        both = torch.stack((d_beta, d_gamma))
-        shared = (both * gamma.view(per_group[1:])).sum(3, keepdim=True)
-        shared = shared.mul_(rstd * (-groups / (n_steps * c_out)))  # (2, B, groups, 1)
-        of_y = shared[1] * rstd
-        constant = torch.addcmul(shared[0], mean, of_y, value=-1.0)
-        of_y, constant = (part.expand(per_group).reshape(n, c_out) for part in (of_y, constant))
-        d_y = torch.addcmul(constant, y, of_y).addcmul_(d_z, scale)
-        d_beta, d_gamma = both.sum(1).view(2, c_out).unbind(0)
+        own = _compiled_for(y)
+        d_y, d_bias, d_gamma, d_beta = (own.backward if own else norm_mish_backward)(
+            gradients[0], slope, y, mean, rstd, gamma
+        )
 
         # Convolution: the same products, transposed.
-        d_bias = d_y.view(n_steps * n, c_out).sum(0)
         d_y_f = (by.inverse_t @ d_y.view(n_steps, n * c_out)).view(-1, n, c_out)
         d_w_f = torch.bmm(d_y_f.transpose(1, 2), x_f)
         d_weight = (by.kernel_t @ d_w_f.view(-1, c_out * c_in)).t().contiguous()
@@ -208,3 +179,59 @@ class _ConvNormMish(torch.autograd.Function):
             d_x_f = torch.bmm(d_y_f, w_f)
             d_x = (by.signal_t @ d_x_f.view(-1, n * c_in)).view(n_steps, n, c_in)
         return d_x, d_weight.view(c_out, c_in, ctx.kernel_size), d_bias, d_gamma, d_beta, None, None
+
+
+def norm_mish(
+    y: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """mish(group_norm(y + bias)) of `y` (T, B, C), which gets the bias; its slope, mean and rstd (B, groups, 1)."""
+    n_steps, n, c_out = y.shape
+    y += bias
+
+    # Group norm as one scale and one shift for each sample and channel.
+    per_group = (n, groups, c_out // groups)
+    sums = torch.stack((y.sum(0), (y * y).sum(0))).view(2, *per_group).sum(3)
+    mean, square = sums.mul_(groups / (n_steps * c_out)).unbind(0)
+    variance = torch.addcmul(square, mean, mean, value=-1.0).clamp_(min=0.0)
+    mean, rstd = mean.unsqueeze(2), variance.add_(eps).rsqrt_().unsqueeze(2)  # (B, groups, 1)
+    scale = rstd * gamma.view(per_group[1:])
+    shift = torch.addcmul(beta.view(per_group[1:]), mean, scale, value=-1.0).view(n, c_out)
+    z = torch.addcmul(shift, y, scale.view(n, c_out))
+
+    # mish(z) = z tanh(log(u)) with u = 1 + exp(z): tanh(log(u)) = 1 - s with s = 2 / (u u + 1), and the
+    # derivative is 1 - s + z u s (u s - s).
+    u = z.clamp(max=_MISH_IS_LINEAR).exp_().add_(1.0)
+    s = (u * u).add_(1.0).reciprocal_().mul_(2.0)
+    tanh = 1.0 - s
+    result = z * tanh
+    u.mul_(s)
+    slope = tanh.addcmul_(torch.sub(u, s, out=s).mul_(u), z)
+    return result, slope, mean, rstd
+
+
+def norm_mish_backward(
+    d_result: Tensor, slope: Tensor, y: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of what `norm_mish` got, y, bias, gamma and beta, from that of its result."""
+    (n_steps, n, c_out), groups = y.shape, mean.shape[1]
+    per_group = (n, groups, c_out // groups)
+
+    # With h the normalised y and d the gradient of h, that of y is rstd (d - mean(d) - h mean(d h)), means over a
+    # group; again one scale and one shift.
+    d_z = d_result * slope
+    d_beta = d_z.sum(0).view(per_group)
+    d_gamma = (d_z * y).sum(0).view(per_group).addcmul_(mean, d_beta, value=-1.0).mul_(rstd)
+    both = torch.stack((d_beta, d_gamma))
+    shared = (both * gamma.view(per_group[1:])).sum(3, keepdim=True)
+    shared = shared.mul_(rstd * (-groups / (n_steps * c_out)))  # (2, B, groups, 1)
+    of_y = shared[1] * rstd
+    constant = torch.addcmul(shared[0], mean, of_y, value=-1.0)
+    of_y, constant = (part.expand(per_group).reshape(n, c_out) for part in (of_y, constant))
+    scale = (rstd * gamma.view(per_group[1:])).view(n, c_out)
+    d_y = torch.addcmul(constant, y, of_y).addcmul_(d_z, scale)
+    d_beta, d_gamma = both.sum(1).view(2, c_out).unbind(0)
+    return d_y, d_y.view(n_steps * n, c_out).sum(0), d_gamma, d_beta
+
+
+def _compiled_for(y: Tensor) -> NormMish | None:
+    return compiled() if y.dtype == torch.float32 else None
