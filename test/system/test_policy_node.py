@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,16 @@ def finish(robot: Robot, time_limit_s: float = 30.0) -> tuple[Any, Any]:
     return answer.status, answer.result
 
 
+def require_light(pid: int) -> None:
+    """A policy node that is active, bounds generous: no torch, 300 MiB, 10 s of processor time (it takes about one)."""
+    proc = Path(f"/proc/{pid}")
+    assert "libtorch" not in (proc / "maps").read_text()
+    status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+    assert int(status["VmRSS"].split()[0]) / 1024 < 300
+    ticks = (proc / "stat").read_text().rpartition(")")[2].split()[11:13]
+    assert sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") < 10.0
+
+
 def duration_s(trajectory: Any) -> float:
     """Until it stands still, which it then does for a while."""
     moving = [point for point in trajectory.points if any(point.velocities)]
@@ -50,6 +61,8 @@ def duration_s(trajectory: Any) -> float:
 def test_it_runs_to_its_time_limit_and_every_trajectory_is_one_a_controller_takes(
     robot: Robot, policy: Processes
 ) -> None:
+    robot.until_ready()
+    require_light(policy.pids["policy"])
     status, result = finish(robot, 3.0)
     assert (status, result.reason) == (GoalStatus.STATUS_SUCCEEDED, "TIME_LIMIT")
     assert result.duration_s == pytest.approx(3.0, abs=0.3)
