@@ -5,7 +5,8 @@
 
 U-Nets on vectors, on pictures by a ResNet-18, or both. Without --task, a task is derived and written into the model
 folder as task.yaml: fill in its topics, and give it to the policy node as `task`; names of actions stay as they are,
-unless --task gives others. The streams of a task that you give must have the network's order; a message says which.
+unless --task gives others. Streams of a task that you give may have another order where their names, or what they are,
+tell which is which; else they must have the network's, which the message says.
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
 from dp_ros.errors import UserError
 from dp_ros.importing.unet import ForeignUnet
@@ -192,8 +194,9 @@ def assemble(
 ) -> Policy:
     """The policy, after checking that weights, task and normalisation fit.
 
-    `normalization` has an entry for each stream, in the order in which the network takes them, and one for `action`. A
-    single stream may be several of the task, one after the other. `pictures` says which of the streams are cameras, and
+    `normalization` has an entry for each stream, in the order in which the network takes them, and one for `action`.
+    The task may have them in another order, where names, or what they are, tell which is which. A single stream may be
+    several of the task, one after the other. `pictures` says which of the streams are cameras, and
     `vision` what encodes them.
 
     Raises:
@@ -219,14 +222,14 @@ def assemble(
         }
     wanted = {key: pictures.get(key, len(normalization[key].scale)) for key in streams}
     given = {key: _seen(spec) for key, spec in task.observations.items()}
-    if [str(each) for each in given.values()] != [str(each) for each in wanted.values()]:
+    pairs = _pairs(given, wanted)
+    if not pairs:
         raise UserError(
             f"task {task.name}: observes {_told(given)}; {source} takes, in this order, {_told(wanted)}"
         )
     features = 0 if vision is None else vision.spec.features
-    n_values = timing.n_obs_steps * sum(
-        each if isinstance(each, int) else features for each in wanted.values()
-    )
+    sizes = {key: each if isinstance(each, int) else features for key, each in wanted.items()}
+    n_values = timing.n_obs_steps * sum(sizes.values())
     if unet.observation_dim != n_values:
         raise UserError(
             f"{source}: the network takes {unet.observation_dim} values as its observation, the configuration makes "
@@ -238,9 +241,12 @@ def assemble(
             f"{source}: an action has {unet.action_dim} values in the network, {n_actions} in the normalisation and "
             f"{task.action.dim} in task {task.name}; expected the same number"
         )
-    names = dict(zip(streams, task.observations, strict=True)) | {"action": "action"}
+    names = {theirs: ours for ours, theirs in pairs.items()} | {"action": "action"}
     network: UnetSpec | NetworkSpec = unet.network
     weights = {f"unet.{key}": value for key, value in unet.weights.items()}
+    weights["unet.film.weight"] = _in_order(
+        unet.weights["film.weight"], network.step_dim, timing.n_obs_steps, sizes, list(pairs.values())
+    )
     if vision is not None:
         network = UnetSpec(**unet.network.model_dump(exclude={"kind"}), vision=vision.spec)
         for camera, encoder in vision.encoders.items():
@@ -268,6 +274,31 @@ def _seen(spec: ObservationSpec) -> int | Picture:
     if not spec.is_image:
         return spec.dim
     return Picture((spec.shape[0], spec.shape[1]), spec.crop, encoding=str(spec.encoding))
+
+
+def _pairs(given: Mapping[str, int | Picture], wanted: Mapping[str, int | Picture]) -> dict[str, str]:
+    """{stream of the task: theirs}, of the same name, or place, or the only one alike; {} if they do not fit."""
+    ours, theirs = ({key: str(each) for key, each in streams.items()} for streams in (given, wanted))
+    if ours.keys() == theirs.keys():
+        pairs = {key: key for key in ours}
+    elif list(ours.values()) == list(theirs.values()):
+        pairs = dict(zip(ours, theirs, strict=True))
+    else:
+        alike = {each: key for key, each in theirs.items()}
+        if not len(alike) == len(theirs) == len(ours) == len(set(ours.values())):
+            return {}
+        pairs = {key: alike.get(each, "") for key, each in ours.items()}
+    return pairs if all(theirs.get(pairs[key]) == each for key, each in ours.items()) else {}
+
+
+def _in_order(
+    film: Tensor, step_dim: int, n_obs_steps: int, sizes: Mapping[str, int], order: list[str]
+) -> Tensor:
+    """FiLM (F, step_dim + n_obs_steps * D) for streams of these sizes, with the streams of each step in `order`."""
+    ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
+    places = [place for key in order for place in range(ends[key] - sizes[key], ends[key])]
+    observed = film[:, step_dim:].unflatten(1, (n_obs_steps, -1))[:, :, places]
+    return torch.cat([film[:, :step_dim], observed.flatten(1)], dim=1)
 
 
 def _told(streams: Mapping[str, int | Picture]) -> str:

@@ -20,7 +20,7 @@ from dp_ros.inference.load import choose_engine, load_engine
 from dp_ros.inference.manifest import load_manifest
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.policies.diffusion import DiffusionPolicy
-from dp_ros.task import load_task
+from dp_ros.task import TaskSpec, load_task
 
 from .reference import ReferenceUnet, draw
 from .reference_vision import LerobotEncoder, as_shares, cropped, observed, pictures_of
@@ -186,7 +186,31 @@ def test_what_of_pictures_is_not_supported_is_named(
         load_lerobot(tmp_path / "their", "imported", 10.0)
 
 
-def test_a_task_must_have_the_order_and_the_crop_of_the_network(tmp_path: Path) -> None:
+def reordered(task: TaskSpec, names: dict[str, str]) -> TaskSpec:
+    """A task with these of its streams, {name: name in it}, in this order."""
+    return task.model_copy(
+        update={"observations": {new: task.observations[old] for new, old in names.items()}}
+    )
+
+
+def test_a_task_may_have_its_streams_in_another_order(tmp_path: Path) -> None:
+    their = Their(tmp_path / "their", (40, 48), (32, 40), batch=False, shared=False)
+    policy = load_lerobot(tmp_path / "their", "imported", 10.0)
+    seen = {key: torch.from_numpy(value)[None] for key, value in their.observation().items()}
+    noise = torch.from_numpy(sampling_noise(0, 0, (8, ACTION)))[None]
+    wanted = policy.sample(seen, noise)
+    order = ["images_wrist", "environment_state", "images_front", "state"]
+    task = reordered(policy.task, {key: key for key in order})
+    other = load_lerobot(tmp_path / "their", "imported", 10.0, task)
+    torch.testing.assert_close(other.sample(seen, noise), wanted, atol=1e-3, rtol=1e-5)
+    with pytest.raises(
+        UserError, match="observes wrist: rgb8 40x48 cropped to 32x40, environment_state: 4, "
+    ):
+        names = dict(zip(["wrist", *order[1:]], order, strict=True))
+        load_lerobot(tmp_path / "their", "imported", 10.0, reordered(policy.task, names))
+
+
+def test_a_task_must_have_the_crop_of_the_network(tmp_path: Path) -> None:
     Their(tmp_path / "their", (64, 64), (48, 48), batch=False, shared=True)
     with pytest.raises(
         UserError,

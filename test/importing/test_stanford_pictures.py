@@ -159,6 +159,19 @@ def test_the_network_is_told_the_same_of_an_observation(tmp_path: Path, options:
     torch.testing.assert_close(found, their.condition(), atol=1e-5, rtol=1e-4)
 
 
+def test_streams_of_a_task_are_told_apart_by_what_they_are(tmp_path: Path) -> None:
+    their = Their(tmp_path / "a.ckpt", hybrid=True, batch=False, cameras=("image",))
+    policy = load_stanford(tmp_path / "a.ckpt", "imported", 10.0)
+    streams = policy.task.observations
+    renamed = {"joints": streams["pose"], "camera": streams["image"]}
+    task = policy.task.model_copy(update={"observations": renamed})
+    other = load_stanford(tmp_path / "a.ckpt", "imported", 10.0, task)
+    seen = {key: torch.from_numpy(value)[None] for key, value in their.observation().items()}
+    noise = torch.from_numpy(sampling_noise(0, 0, (8, ACTION)))[None]
+    found = other.sample({"camera": seen["image"], "joints": seen["pose"]}, noise)
+    torch.testing.assert_close(found, policy.sample(seen, noise), atol=1e-3, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("hybrid", "changes", "message"),
     [
