@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from dp_ros.errors import UserError
-from dp_ros.task import load_task
+from dp_ros.task import TaskSpec, load_task
 
 TASK_FILE = "task.yaml"
 
@@ -46,6 +46,17 @@ def _task_file(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
+def about_scaling(task: TaskSpec) -> list[str]:
+    """What to know of pictures that the policy scaled itself, and that a derived task scales; one line, or none."""
+    resized = [key for key, spec in task.observations.items() if spec.resize is not None]
+    if not resized:
+        return []
+    return [
+        f"{', '.join(resized)}: the policy scales its pictures; here the task does (resize), by another filter, so "
+        "pixels differ a little; a camera that gives this size needs no scaling"
+    ]
+
+
 def run(args: argparse.Namespace) -> int:
     """Write the model folder."""
     from dp_ros.importing.lerobot import load_lerobot
@@ -69,11 +80,7 @@ def run(args: argparse.Namespace) -> int:
         text = yaml.safe_dump(policy.task.model_dump(mode="json", exclude_unset=True), sort_keys=False)
         (args.model / TASK_FILE).write_text(text, encoding="utf-8")
         lines.append(f"fill in topics, rate and limits of {args.model / TASK_FILE} before a robot runs it")
-    resized = [key for key, spec in policy.task.observations.items() if spec.resize is not None]
-    if resized and task is None:
-        lines.append(
-            f"{', '.join(resized)}: the policy scales its pictures; here the task does (resize), by another filter, so "
-            "pixels differ a little; a camera that gives this size needs no scaling"
-        )
+    if task is None:
+        lines += about_scaling(policy.task)
     Console().print("\n".join(lines), highlight=False, soft_wrap=True)
     return 0

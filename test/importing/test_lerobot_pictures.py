@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dp_ros.cli.import_model import TASK_FILE
+from dp_ros.cli.import_model import TASK_FILE, about_scaling
 from dp_ros.cli.main import main
 from dp_ros.errors import UserError
 from dp_ros.importing.lerobot import load_lerobot
@@ -160,14 +160,15 @@ def test_the_network_is_told_the_same_of_a_picture(
     torch.testing.assert_close(found, their.condition(), atol=1e-5, rtol=1e-4)
 
 
-def test_pictures_that_the_policy_scales_are_scaled_by_the_task(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pictures_that_the_policy_scales_are_scaled_by_the_task(tmp_path: Path) -> None:
     scaled = {"resize_shape": [64, 80], "crop_ratio": 0.9, "crop_shape": None}
     Their(tmp_path / "their", (128, 160), (57, 72), batch=False, shared=True, **scaled)
     task = load_lerobot(tmp_path / "their", "imported", 10.0).task
     camera = task.observations["images_front"]
     assert (camera.shape, camera.resize, camera.crop) == ((64, 80, 3), (64, 80), (57, 72))
+    (line,) = about_scaling(task)
+    assert line.startswith("images_front, images_wrist: the policy scales its pictures; here the task does")
+    assert not about_scaling(load_task("pusht_state"))
 
 
 @pytest.mark.parametrize(
