@@ -57,16 +57,24 @@ def draw_inference(name: str, speeds: Sequence[InferenceSpeed], path: Path) -> N
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 1.3 * len(speeds)), layout="constrained")
+    bars_each = 5 if speeds[0].encoder_ms else 3
+    size = (8, 1.2 + 0.43 * bars_each * len(speeds))
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     labels, y = [], 0.0
     for speed in speeds:
         engine = f"engine {speed.engine}: {speed.speedup:.1f} times as fast"
         limit = f"limit of the machine: {speed.roofline_fraction:.0%} of it reached"
-        for label, took_ms, color in (
+        bars = [
             ("eager torch, loop of diffusers", speed.eager_ms.p50, "0.6"),
             (engine, speed.total_ms.p50, "tab:blue"),
-            (limit, 1e3 * speed.limits.seconds(speed.work), "tab:green"),
-        ):
+        ]
+        if speed.encoder_ms and speed.sampler_ms:
+            bars += [
+                ("of that, encoding the pictures", speed.encoder_ms.p50, "tab:cyan"),
+                ("and drawing, pictures encoded before", speed.sampler_ms.p50, "tab:cyan"),
+            ]
+        bars.append((limit, 1e3 * speed.limits.seconds(speed.work), "tab:green"))
+        for label, took_ms, color in bars:
             axes.barh(y, took_ms, color=color, height=0.8)
             axes.text(took_ms, y, f" {took_ms:.1f} ms", va="center", fontsize=9)
             labels.append((y, f"{label}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from dp_ros.benchmark.report import Quantiles
 from dp_ros.benchmark.roofline import Limits, Work, limits_of_machine, work_of
 from dp_ros.errors import UserError
-from dp_ros.inference.engine import Engine
+from dp_ros.inference.engine import CheckedEngine, Engine
 from dp_ros.inference.export import made_up_observations
 from dp_ros.inference.load import load_engine
 from dp_ros.inference.sampler import sampling_noise
@@ -56,11 +56,12 @@ class InferenceSpeed:
         threads: of both ways.
         turns: calls of each way.
         total_ms: of a call through the engine, from arrays of an observation to the actions.
+        p99_over_p50: of `total_ms`, how even the calls are.
         eager_ms: of a call the eager way.
         speedup: eager time over the engine's, median of the turns.
         max_abs_diff: largest difference of the two's actions, in the normalised range of 2.
-        encoder_ms: of encoding all pictures of an observation; None without pictures, or with an engine that does all
-            in one.
+        encoder_ms: of encoding all pictures of an observation; None without pictures, or where pictures are not encoded
+            apart: with engine torch, and with ONNX Runtime in model folders of schema 2.
         sampler_ms: of a call whose pictures were encoded when they arrived.
         eager_encoder_ms: of encoding the same pictures the eager way.
         encoder_speedup: eager time over the engine's, median of the turns.
@@ -75,6 +76,7 @@ class InferenceSpeed:
     threads: int
     turns: int
     total_ms: Quantiles
+    p99_over_p50: float
     eager_ms: Quantiles
     speedup: float
     max_abs_diff: float
@@ -130,13 +132,15 @@ def measure_inference(folder: Path, engine_name: str, threads: int, seconds: flo
     encoding = (
         _measure_encoder(engine, policy, observations, seconds / 4) if policy.vision is not None else None
     )
-    work = work_of(policy)
+    work = work_of(policy, engine.name)
+    total_ms = Quantiles.of(ours)
     limits = limits_of_machine(work.step_bytes, threads)
     return InferenceSpeed(
         engine=engine.name,
         threads=threads,
         turns=len(ours),
-        total_ms=Quantiles.of(ours),
+        total_ms=total_ms,
+        p99_over_p50=total_ms.p99 / total_ms.p50,
         eager_ms=Quantiles.of(eager),
         speedup=float(np.median(np.array(eager) / np.array(ours))),
         max_abs_diff=largest,
@@ -150,7 +154,7 @@ def measure_inference(folder: Path, engine_name: str, threads: int, seconds: flo
         rss_mb=rss_mb,
         work=work,
         limits=limits,
-        roofline_fraction=1e3 * limits.seconds(work) / float(np.median(ours)),
+        roofline_fraction=1e3 * limits.seconds(work) / total_ms.p50,
     )
 
 
@@ -167,9 +171,7 @@ def _measure_encoder(
     engine: Engine, policy: DiffusionPolicy, observations: list[dict[str, NDArray[Any]]], seconds: float
 ) -> _Encoding | None:
     """None for an engine that encodes and draws in one."""
-    from dp_ros.inference.native.engine import NativeEngine
-
-    if not isinstance(engine, NativeEngine):
+    if not isinstance(engine, CheckedEngine) or not engine.encode_pictures(observations[-1]):
         return None
     times = _Encoding([], [], [])
     noise = sampling_noise(0, 0, (policy.task.horizon, policy.task.action.dim))
@@ -180,7 +182,7 @@ def _measure_encoder(
         tensors = {key: torch.from_numpy(value) for key, value in one.items()}
         taken = []
         for way in (
-            lambda: engine.encode(one),  # noqa: B023
+            lambda: engine.encode_pictures(observation),  # noqa: B023
             lambda: engine.sample(observation, noise),  # noqa: B023
             lambda: policy.encode(tensors),  # noqa: B023
         ):

@@ -5,6 +5,8 @@ least the longer of operations / peak rate and bytes / bandwidth. Peak rate is t
 bandwidth that of reading a buffer as large as the network's weights, which a denoising step reads once; so a network
 that stays in a cache is held against that cache. Easy to get wrong: with batch 1 the activations of a chunk are small
 beside the weights, and are left out; the limit is then a little too good, and the share of it that is reached too low.
+Bytes are those that an engine reads (`WEIGHT_BYTES`); the peak rate is that of float32 for all of them, so that one
+which computes with narrower numbers may pass the limit where that is computing and not reading.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dp_ros.policies.diffusion import DiffusionPolicy
 
+#: Bytes of a weight of a convolution, by engine where they are not those of float32.
+WEIGHT_BYTES = {"native_int8": 1, "native_w8a8": 1, "native_bf16": 2}
+#: Convolutions with fewer inputs or outputs stay float32 (`native.layout.BLOCK`).
+_NARROWEST = 16
 _MATRIX = 1024
 _SMALLEST_BUFFER = 1 << 16
 _MEASURE_S = 0.5
@@ -70,8 +76,8 @@ class Limits:
         return work.steps * part(work.step_flops, work.step_bytes) + part(work.once_flops, work.once_bytes)
 
 
-def work_of(policy: DiffusionPolicy) -> Work:
-    """Count what a call with batch 1 does; the policy is run once on zeros."""
+def work_of(policy: DiffusionPolicy, engine: str = "torch") -> Work:
+    """Count what a call with batch 1 does and an engine reads meanwhile; the policy is run once on zeros."""
     task = policy.task
     observation = {
         key: torch.zeros(
@@ -97,11 +103,17 @@ def work_of(policy: DiffusionPolicy) -> Work:
         for hook in hooks:
             hook.remove()
         once_flops = _flops(once)
-    step_bytes = sum(p.numel() * p.element_size() for p in touched)
-    everything = sum(p.numel() * p.element_size() for p in policy.parameters())
-    return Work(
-        step_flops, step_bytes, once_flops, everything - step_bytes, policy.sampler.num_inference_steps
-    )
+    step_bytes = sum(_bytes(p, engine) for p in touched)
+    once_bytes = sum(_bytes(p, "torch") for p in set(policy.parameters()) - touched)
+    return Work(step_flops, step_bytes, once_flops, once_bytes, policy.sampler.num_inference_steps)
+
+
+def _bytes(parameter: nn.Parameter, engine: str) -> int:
+    """Of a parameter as an engine keeps it; of rounded weights with a float32 scale for each output."""
+    narrow = WEIGHT_BYTES.get(engine)
+    if narrow is None or parameter.dim() != 3 or min(parameter.shape[:2]) < _NARROWEST:
+        return parameter.numel() * parameter.element_size()
+    return parameter.numel() * narrow + (4 * parameter.shape[0] if narrow == 1 else 0)
 
 
 def limits_of_machine(buffer_bytes: float, threads: int) -> Limits:

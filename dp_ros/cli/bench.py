@@ -112,7 +112,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record",
         action="store_true",
-        help="choose the model's default execution and put it into its manifest",
+        help="put into the model's manifest: of runtime the default execution that it chooses; of inference how much "
+        "the engine's actions differ from eager torch's",
     )
 
 

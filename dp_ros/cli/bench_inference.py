@@ -4,6 +4,7 @@
     dp-ros bench --widths 256,512,1024 --threads 1,2          # random weights of the paper's size
     dp-ros bench --widths 256,512,1024 --engine native_int8
     dp-ros bench --model pusht_image --encoder resnet18       # a random encoder, on pictures cropped to 84 x 84
+    dp-ros bench --model models/mine --engine native_int8 --record    # how much its actions differ, into its manifest
 
 Both ways take turns, so that other work on the machine falls on both: the ratio holds, the milliseconds do not.
 """
@@ -29,6 +30,7 @@ from dp_ros.errors import UserError
 
 if TYPE_CHECKING:
     from dp_ros.benchmark.inference import InferenceSpeed
+    from dp_ros.benchmark.report import Quantiles
 
 SECONDS = 20.0
 #: Part of a picture that a random encoder sees, px.
@@ -47,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--seconds: got {seconds:g}, expected up to 3600")
     threads = numbers("--threads", args.threads or "1", "1,2")
     widths = None if args.widths is None else numbers("--widths", args.widths, "256,512,1024")
+    if args.record and (args.widths or args.encoder):
+        raise UserError(
+            "--record: puts what was measured into a model's manifest; leave --widths and --encoder out"
+        )
     found = machine.describe() | {"busy_cores_before": machine.busy_cores()}
     console = Console()
     with tempfile.TemporaryDirectory(prefix="dp_ros_bench_") as scratch:
@@ -69,12 +75,18 @@ def run(args: argparse.Namespace) -> int:
         "command": shlex.join(["dp-ros", *sys.argv[1:]]),
         **found,
     }
+    if args.record:
+        _record(folder, speeds)
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     console.print(_table(name, speeds))
     first = speeds[0]
+    ready = ", ".join(
+        f"{speed.startup_s:.1f} s with {speed.rss_mb:.0f} MiB resident ({_threads(speed)})"
+        for speed in speeds
+    )
     console.print(
-        f"from import to ready {first.startup_s:.1f} s with {first.rss_mb:.0f} MiB resident; batch 1, "
+        f"from import to ready {ready}; batch 1, "
         f"{first.work.steps} denoising steps, {first.work.flops / 1e6:.0f} M operations a chunk; "
         f"{first.turns} turns on {found['cores']} cores of {found['cpu']}; busy before: {found['busy_cores_before']} "
         "cores",
@@ -133,36 +145,46 @@ def random_model(like: Path, widths: list[int] | None, encoder: str | None, fold
     return folder
 
 
+def _record(folder: Path, speeds: list[InferenceSpeed]) -> None:
+    """Put the action error of the engine that was measured into the model's manifest."""
+    from dp_ros.inference.manifest import load_manifest, write_manifest
+
+    manifest = load_manifest(folder, verify=False)  # it may have been evaluated meanwhile
+    errors = {**manifest.action_errors, speeds[0].engine: max(speed.max_abs_diff for speed in speeds)}
+    write_manifest(folder, manifest.model_copy(update={"action_errors": errors}))
+
+
+def _threads(speed: InferenceSpeed) -> str:
+    return f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
+
+
 def _table(name: str, speeds: list[InferenceSpeed]) -> Table:
     table = Table(title=f"drawing a chunk, {name}", title_justify="left")
     table.add_column("")
-    for heading in ("p50 ms", "p99 ms", "max ms", ""):
+    for heading in ("p50 ms", "p99 ms", "max ms", "p99/p50", ""):
         table.add_column(heading, justify="right")
+
+    def row(way: str, took: Quantiles, note: str = "") -> None:
+        times = (f"{value:.2f}" for value in (took.p50, took.p99, took.max, took.p99 / took.p50))
+        table.add_row(way, *times, note)
+
     for speed in speeds:
-        limit_ms = 1e3 * speed.limits.seconds(speed.work)
-        threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
-        for way, took, note in (
-            (f"engine {speed.engine}", speed.total_ms, f"{speed.speedup:.2f} times as fast as eager"),
-            ("eager torch, diffusers", speed.eager_ms, f"actions differ by {speed.max_abs_diff:.1e}"),
-        ):
-            table.add_row(f"{way}, {threads}", f"{took.p50:.2f}", f"{took.p99:.2f}", f"{took.max:.2f}", note)
+        threads = _threads(speed)
+        row(
+            f"engine {speed.engine}, {threads}", speed.total_ms, f"{speed.speedup:.2f} times as fast as eager"
+        )
+        error = f"actions differ by {speed.max_abs_diff:.1e} of their range of 2"
+        row(f"eager torch, diffusers, {threads}", speed.eager_ms, error)
         if speed.encoder_ms and speed.sampler_ms and speed.eager_encoder_ms:
-            for way, took, note in (
-                (
-                    "  of that, pictures",
-                    speed.encoder_ms,
-                    f"{speed.encoder_speedup:.2f} times as fast as eager",
-                ),
-                ("  with pictures encoded before", speed.sampler_ms, ""),
-                ("  pictures, eager", speed.eager_encoder_ms, ""),
-            ):
-                table.add_row(way, f"{took.p50:.2f}", f"{took.p99:.2f}", f"{took.max:.2f}", note)
+            note = f"{speed.encoder_speedup:.2f} times as fast as eager"
+            row("  of that, pictures", speed.encoder_ms, note)
+            row("  with pictures encoded before", speed.sampler_ms)
+            row("  pictures, eager", speed.eager_encoder_ms)
         table.add_row(
             f"limit of the machine, {threads}",
-            f"{limit_ms:.2f}",
-            "",
-            "",
+            f"{1e3 * speed.limits.seconds(speed.work):.2f}",
+            *("", "", ""),
             f"the engine reaches {speed.roofline_fraction:.0%} of {speed.limits.flops_per_s / 1e9:.0f} GFLOP/s, "
-            f"{speed.limits.bytes_per_s / 1e9:.0f} GB/s",
+            f"{speed.limits.bytes_per_s / 1e9:.0f} GB/s for {speed.work.step_bytes / 1e6:.1f} MB a step",
         )
     return table

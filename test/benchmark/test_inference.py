@@ -27,6 +27,7 @@ def test_both_ways_draw_the_same_and_are_timed(model: Path) -> None:
     assert (speed.engine, speed.threads, speed.turns) == ("onnx", 1, 10)
     assert speed.max_abs_diff < 1e-5
     assert 0.0 < speed.total_ms.p50 <= speed.total_ms.p99 <= speed.total_ms.max
+    assert speed.p99_over_p50 == speed.total_ms.p99 / speed.total_ms.p50
     assert speed.eager_ms.p50 > 0.0
     assert 0.0 < speed.startup_s < 300.0
     assert 20.0 < speed.rss_mb < 1000.0

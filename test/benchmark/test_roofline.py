@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from dp_ros.benchmark.roofline import Limits, Work, limits_of_machine, work_of  # noqa: E402
 from dp_ros.policies.unet1d import ConditionalUnet1d  # noqa: E402
+from test.inference.test_native import policy_of  # noqa: E402
 from test.policies.small import small_policy  # noqa: E402
 
 
@@ -38,6 +39,20 @@ def test_the_work_of_a_call_is_what_its_layers_add_up_to() -> None:
     observed = 2 * (18 + 2)
     assert work.once_flops == 2 * observed * sum(unet.film_sizes)
     assert work.flops == n_steps * flops + work.once_flops
+
+
+def test_an_engine_reads_the_weights_that_it_keeps() -> None:
+    policy = policy_of()
+    rounded = [p for p in policy.unet.parameters() if p.dim() == 3 and min(p.shape[:2]) >= 16]
+    assert rounded
+    n, outputs = sum(p.numel() for p in rounded), sum(p.shape[0] for p in rounded)
+    plain = work_of(policy)
+    assert work_of(policy, "native") == plain
+    assert work_of(policy, "native_int8").step_bytes == plain.step_bytes - 3 * n + 4 * outputs
+    assert work_of(policy, "native_bf16").step_bytes == plain.step_bytes - 2 * n
+    assert work_of(policy, "native_int8").once_bytes == plain.once_bytes, (
+        "what runs once a call stays float32"
+    )
 
 
 def test_the_limit_is_the_slower_of_computing_and_reading() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ import pytest
 pytest.importorskip("torch")
 
 from dp_ros.cli.main import main  # noqa: E402
+from dp_ros.inference.load import load_engine  # noqa: E402
+from dp_ros.inference.manifest import load_manifest  # noqa: E402
+from dp_ros.paths import share_dir  # noqa: E402
 
 
 def test_random_weights_are_measured_with_each_number_of_threads(
@@ -26,17 +31,39 @@ def test_random_weights_are_measured_with_each_number_of_threads(
     assert [run["threads"] for run in found["runs"]] == [1, 2]
     assert found["model"] == "random weights, widths 8,16"
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
-    assert "times as fast as" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "times as fast as" in said
+    assert "p99/p50" in said
+    assert found["p99_over_p50"] >= 1.0
+    assert said.count("MiB resident (") == 2, "start-up with each number of threads"
 
 
+def test_the_action_error_of_an_engine_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dp_ros")
+    model = tmp_path / "pusht_state"
+    shutil.copytree(share_dir() / "models" / "pusht_state", model)
+    arguments = ["bench", "--model", str(model), "--engine", "native_int8", "--seconds", "0.01", "--record"]
+    assert main([*arguments, "--json", str(tmp_path / "speed.json")]) == 0
+    recorded = load_manifest(model).action_errors["native_int8"]
+    assert recorded == json.loads((tmp_path / "speed.json").read_text())["max_abs_diff"] > 1e-5
+    assert "action error not measured for this model: dp-ros bench --model MODEL" in caplog.text
+    caplog.clear()
+    load_engine(model, "native_int8")
+    assert f"actions differ by up to {recorded:.1e} of their range of 2" in caplog.text
+    assert "score not measured for this model: dp-ros eval --model MODEL --engine native_int8" in caplog.text
+    assert "action error not measured" not in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["native", "onnx"])
 def test_of_a_model_with_pictures_the_encoder_is_measured_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], pieces_exported_once: None
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], pieces_exported_once: None
 ) -> None:
     path = tmp_path / "speed.json"
     arguments = ["--model", "pusht_image", "--encoder", "small", "--widths", "8,16", "--seconds", "0.01"]
-    assert main(["bench", *arguments, "--json", str(path)]) == 0
+    written = ["--json", str(path), "--plot", str(tmp_path / "speed.png")]
+    assert main(["bench", *arguments, "--engine", engine, *written]) == 0
     found = json.loads(path.read_text())
-    assert found["engine"] == "native"
+    assert found["engine"] == engine
     assert found["model"] == "random weights, widths 8,16, encoder small"
     assert found["max_abs_diff"] < 1e-4
     assert found["encoder_speedup"] > 0.0
@@ -52,6 +79,7 @@ def test_of_a_model_with_pictures_the_encoder_is_measured_too(
         (["--widths", "wide"], "--widths: got 'wide', expected numbers such as 256,512,1024"),
         (["--widths", "7,14"], "widths: got [7, 14], expected at least one multiple of groups = 8"),
         (["--encoder", "resnet18"], "observes no pictures; give one that does, such as pusht_image"),
+        (["--record", "--widths", "8,16"], "leave --widths and --encoder out"),
         (["--seconds", "0"], "--seconds: got 0, expected up to 3600"),
         (["--model", "nowhere"], "nowhere"),
         (["--json", "/proc/speed.json"], "/proc/speed.json"),
