@@ -136,6 +136,9 @@ def _from_run(args: argparse.Namespace) -> tuple[Policy, dict[str, Any]]:
         versions=record.versions,
         git_commit=record.git_commit,
         started_from=record.started_from,
+        ancestors=record.ancestors,
+        total_wall_time_s=round(sum((run.wall_time_s for run in record.ancestors), progress.wall_time_s), 1),
+        episode_seeds=record.episode_seeds,
     )
     return policy, {"provenance": provenance}
 

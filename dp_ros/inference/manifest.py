@@ -102,6 +102,19 @@ class FileSpec(_Strict):
     bytes: int
 
 
+class Ancestor(_Strict):
+    """A training run whose weights another one began with."""
+
+    run: str
+    """Name of its folder."""
+    steps: int
+    """Optimiser steps of the weights."""
+    samples: int
+    seed: int
+    wall_time_s: float
+    data_digest: str
+
+
 class Provenance(_Strict):
     """Where a model came from."""
 
@@ -123,7 +136,20 @@ class Provenance(_Strict):
     versions: dict[str, str]
     git_commit: str | None = None
     started_from: str | None = None
-    """Training run whose weights it began with; `steps` and `samples` do not count those of that run."""
+    """Training run whose weights it began with; `steps`, `samples` and `wall_time_s` do not count those of that run."""
+    ancestors: list[Ancestor] = Field(default_factory=list)
+    """The runs that it goes back to, the first one with random weights first; empty in older manifests, too."""
+    total_wall_time_s: float | None = None
+    """Time spent training, that of the ancestors included."""
+    episode_seeds: tuple[int, int] | None = None
+    """Lowest and highest start state of the recording's episodes; None where none was drawn from a seed."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Older versions read what is written, unless there is something to say that they do not know."""
+        later = {"ancestors": [], "total_wall_time_s": None, "episode_seeds": None}
+        fields: dict[str, Any] = handler(self)
+        return {key: value for key, value in fields.items() if key not in later or value != later[key]}
 
 
 class ScoreSummary(_Strict):

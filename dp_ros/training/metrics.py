@@ -148,17 +148,25 @@ class _TensorBoard:
         self._writer.close()
 
 
+def require_logger(logger: str) -> None:
+    """Refuse a tracker that is not installed, before anything is made for a run. Raises UserError."""
+    if not logger.startswith("wandb"):
+        return
+    try:
+        importlib.import_module("wandb")
+    except ImportError:
+        raise UserError(
+            f"training.logger: {logger} needs wandb, which is not installed; `pip install wandb`, or give "
+            "training.logger=tensorboard or training.logger=none"
+        ) from None
+
+
 class _WandB:
     """Weights & Biases; a resumed run goes on under its id, which is kept in the run folder."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], mode: str) -> None:
-        try:
-            wandb: Any = importlib.import_module("wandb")
-        except ImportError:
-            raise UserError(
-                "training.logger: wandb is not installed; `pip install wandb`, or give "
-                "training.logger=tensorboard or training.logger=none"
-            ) from None
+        require_logger("wandb")
+        wandb: Any = importlib.import_module("wandb")
         id_file = run / "wandb_id"
         known = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else None
         try:
@@ -173,8 +181,8 @@ class _WandB:
             )
         except Exception as error:  # wandb has its own hierarchy of errors, which is not there to import
             raise UserError(
-                f"training.logger: wandb refuses: {' '.join(str(error).split())}; run `wandb login`, or give "
-                "training.logger=wandb_offline"
+                f"training.logger: wandb refuses: {' '.join(str(error).split())}; run `wandb login`, or go on "
+                f"without it: dp-ros train --out {run} --resume training.logger=wandb_offline"
             ) from error
         id_file.write_text(self._run.id, encoding="utf-8")
 

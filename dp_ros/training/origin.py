@@ -15,6 +15,7 @@ import numpy as np
 
 from dp_ros.data.layout import ACTION
 from dp_ros.errors import UserError
+from dp_ros.inference.manifest import Ancestor
 from dp_ros.policies.policy import Policy
 from dp_ros.policies.specs import labels_of
 from dp_ros.task import TaskSpec
@@ -39,12 +40,16 @@ class Origin:
         task: of the run that begins.
         config: recipe of the run that begins.
 
+    Attributes:
+        ancestors: once its weights are loaded, it and the runs that it goes back to, the first one first.
+
     Raises:
         UserError: if its weights would mean something else.
     """
 
     def __init__(self, run: Path, task: TaskSpec, config: TrainingConfig) -> None:
         self._run, self._record = run, open_run(run)
+        self.ancestors: list[Ancestor] = []
         self._task = self._record.task_spec(run)
         if self._task.digest() == task.digest():
             return
@@ -112,6 +117,17 @@ class Origin:
         """Load its best weights; returns what the record of the run that begins says of that."""
         progress = load_weights(self._run / BEST, policy, as_start=True, task=self._task)
         samples = progress.step * self._record.samples_per_step
+        self.ancestors = [
+            *self._record.ancestors,
+            Ancestor(
+                run=self._run.name,
+                steps=progress.step,
+                samples=samples,
+                seed=self._record.config.training.seed,
+                wall_time_s=round(progress.wall_time_s, 1),
+                data_digest=self._record.data_digest,
+            ),
+        ]
         return f"{self._run.name}, {progress.step} steps, {samples} samples, data {self._record.data_digest[:12]}"
 
 

@@ -19,19 +19,21 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dp_ros import __version__
+from dp_ros.data.layout import NO_SEED
+from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.windows import Demonstrations
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import explain
+from dp_ros.inference.manifest import Ancestor, explain
 from dp_ros.paths import share_dir
 from dp_ros.task import TaskSpec
 from dp_ros.training.checkpoint import write_atomically
@@ -66,6 +68,10 @@ class RunRecord(BaseModel):
     git_commit: str | None
     started_from: str | None = None
     """Which run's weights it began with; None: random ones."""
+    ancestors: list[Ancestor] = Field(default_factory=list)
+    """The runs that it goes back to, the first one first; of runs by older versions the last one alone is known."""
+    episode_seeds: tuple[int, int] | None = None
+    """Lowest and highest start state of the recording's episodes; None where none was drawn from a seed."""
     distilled_from: str | None = None
     """Model folder that it learns to draw like; None: it learns from the data."""
     processes: int = 1
@@ -88,8 +94,11 @@ class RunRecord(BaseModel):
         started_from: str | None = None,
         processes: int = 1,
         distilled_from: str | None = None,
+        ancestors: Sequence[Ancestor] = (),
     ) -> RunRecord:
         """Record of a run that starts now, with this software."""
+        seeds = ReplayBuffer.open(data).episode_seeds
+        seeds = seeds[seeds != NO_SEED]
         return cls(
             schema_version=_VERSION,
             task=task.model_dump(mode="json"),
@@ -102,6 +111,8 @@ class RunRecord(BaseModel):
             versions=_versions(),
             git_commit=_git_commit(),
             started_from=started_from,
+            ancestors=list(ancestors),
+            episode_seeds=(int(seeds.min()), int(seeds.max())) if len(seeds) else None,
             processes=processes,
             distilled_from=distilled_from,
         )

@@ -49,7 +49,7 @@ from dp_ros.training.distill import Teacher
 from dp_ros.training.ema import WeightAverage
 from dp_ros.training.episode_record import save_episodes
 from dp_ros.training.evaluate import in_order, is_simulated, run_batched, summarize
-from dp_ros.training.metrics import Line, MetricsLog, merit, score_metrics
+from dp_ros.training.metrics import Line, MetricsLog, merit, require_logger, score_metrics
 from dp_ros.training.origin import Origin
 from dp_ros.training.run_folder import BEST, LAST, LOG, RunRecord, create_run, open_run
 from dp_ros.training.workers import Workers
@@ -103,6 +103,7 @@ def train(
     torch.manual_seed(spec.seed)
 
     # Data: windows of whole episodes; some episodes are held out.
+    require_logger(spec.logger)
     check_supported(task, config.network)
     demonstrations = load_demonstrations(data, task, labels=tuple(labels_of(config.network)))
     training, held_out = split_episodes(demonstrations.n_episodes, spec.validation_share, spec.seed)
@@ -137,7 +138,15 @@ def train(
     # Run folder: new, or with a checkpoint to go on from.
     distilled_from = None if teacher is None else str(teacher.folder)
     record = RunRecord.of(
-        task, data, demonstrations, statistics, config, started_from, workers.count, distilled_from
+        task,
+        data,
+        demonstrations,
+        statistics,
+        config,
+        started_from,
+        workers.count,
+        distilled_from,
+        [] if origin is None else origin.ancestors,
     )
     progress = Progress()
     if before is not None:

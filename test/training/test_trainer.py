@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
+from dp_ros.cli import export  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
@@ -26,7 +31,7 @@ from dp_ros.training.config import OptimizationSpec, TrainingConfig, with_overri
 from dp_ros.training.metrics import read_metrics  # noqa: E402
 from dp_ros.training.run_folder import open_run  # noqa: E402
 from dp_ros.training.trainer import learning_rate  # noqa: E402
-from test.training.recordings import quick_config, record_circles  # noqa: E402
+from test.training.recordings import QUICK, quick_config, record_circles  # noqa: E402
 
 TASK = load_task("pusht_state")
 
@@ -100,6 +105,39 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     assert same(tmp_path / "run" / "last.safetensors", uninterrupted / "last.safetensors")
     assert same(tmp_path / "run" / "best.safetensors", uninterrupted / "best.safetensors")
     assert scalars(tmp_path / "run", "val_loss") == scalars(uninterrupted, "val_loss")
+
+
+#: `dp-ros train`, which gets a real SIGKILL in the middle of its 24th step.
+KILLED = """
+import os, signal, sys
+from dp_ros.cli.main import main
+from dp_ros.policies.diffusion import DiffusionPolicy
+
+loss, calls = DiffusionPolicy.loss, []
+
+def last_loss(self, *args):
+    calls.append(self.training)
+    if sum(calls) == 24:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss(self, *args)
+
+DiffusionPolicy.loss = last_loss
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def test_a_process_that_gets_sigkill_goes_on_where_it_was(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run, values = tmp_path / "run", [f"{key}={json.dumps(value)}" for key, value in QUICK.items()]
+    given = ["--task", "pusht_state", "--data", str(data), "--out", str(run), *values]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *given], stdout=subprocess.DEVNULL, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert not same(run / "last.safetensors", uninterrupted / "last.safetensors")
+    progress, _ = train(data, run, resume=True)
+    assert progress.step == 40
+    assert same(run / "last.safetensors", uninterrupted / "last.safetensors")
+    assert same(run / "best.safetensors", uninterrupted / "best.safetensors")
 
 
 def test_another_seed_trains_another_policy(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
@@ -215,6 +253,15 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere.zarr"):
         train(tmp_path / "nowhere.zarr", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_a_folder_is_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="training.logger: wandb needs wandb, which is not installed"):
+        train(data, tmp_path / "run", quick_config(logger="wandb"))
+    assert not (tmp_path / "run").exists(), "the corrected command finds nothing in its way"
 
 
 def test_a_task_with_images_is_refused(data: Path, tmp_path: Path) -> None:
@@ -334,7 +381,24 @@ def test_a_run_can_begin_with_the_weights_of_another(data: Path, uninterrupted: 
         torch.testing.assert_close(kept, value, rtol=0, atol=1e-4)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["started_from"].startswith("whole, 40 steps, 640 samples, data ")
-    assert json.loads((uninterrupted / "run.json").read_text())["started_from"] is None
+    first_record = json.loads((uninterrupted / "run.json").read_text())
+    assert first_record["started_from"] is None and first_record["ancestors"] == []
+    assert record["episode_seeds"] == [0, 5]
+
+    train(data, tmp_path / "third", config, start_from=tmp_path / "run")
+    asked = dict.fromkeys(("checkpoint", "sampler", "num_inference_steps", "temperature", "warm_start"))
+    _, known = export._from_run(argparse.Namespace(source=tmp_path / "third", **asked))
+    chain = known["provenance"].ancestors
+    assert [(run.run, run.steps, run.samples, run.seed) for run in chain] == [
+        ("whole", 40, 640, 0),
+        ("run", 1, 16, 0),
+    ]
+    assert {run.data_digest for run in chain} == {record["data_digest"]}
+    times_s = [run.wall_time_s for run in chain]
+    assert min(times_s) > 0.0
+    assert known["provenance"].total_wall_time_s == pytest.approx(
+        sum(times_s) + known["provenance"].wall_time_s, abs=0.11
+    )
 
 
 def test_a_run_cannot_begin_with_weights_that_mean_other_actions(uninterrupted: Path, tmp_path: Path) -> None:
