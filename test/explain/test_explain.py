@@ -12,17 +12,19 @@ import pytest
 pytest.importorskip("torch")
 
 from dp_ros.cli.main import main  # noqa: E402
+from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.explain import figures  # noqa: E402
 from dp_ros.explain.cost import Cost, measure_costs, task_of_size  # noqa: E402
 from dp_ros.explain.denoising import denoising_of  # noqa: E402
 from dp_ros.explain.futures import Futures, sample_futures, sample_switching  # noqa: E402
-from dp_ros.explain.losses import CURVES, RunCurves  # noqa: E402
+from dp_ros.explain.losses import CURVES, RunCurves, read_curves  # noqa: E402
 from dp_ros.explain.models import Explained  # noqa: E402
 from dp_ros.explain.symmetric_start import ALONG, lateral_px, mirrored, side, symmetric_start  # noqa: E402
 from dp_ros.runtime.execution import InferenceRequest  # noqa: E402
 from dp_ros.sim.pusht import GOAL_POSE, PushT  # noqa: E402
 from dp_ros.sim.pusht_push_model import T_OUTLINE, to_world  # noqa: E402
 from test.policies.small import small_policy  # noqa: E402
+from test.training.recordings import quick_config, record_circles  # noqa: E402
 
 HORIZON = 16
 
@@ -163,18 +165,42 @@ def test_what_cannot_be_shown_is_refused(
 
 @pytest.mark.usefixtures("pieces_exported_once")
 def test_the_command_writes_pictures_and_their_numbers(tmp_path: Path) -> None:
+    from rich.console import Console
+
     from dp_ros.inference.export import export_policy
+    from dp_ros.task import load_task
+    from dp_ros.training.trainer import train
+
+    data, runs = record_circles(tmp_path / "circles.zarr"), [tmp_path / "seed_3", tmp_path / "seed_4"]
+    for seed, run in zip((3, 4), runs, strict=True):
+        config = quick_config(seed=seed, steps=4, eval_every=2)
+        train(load_task("pusht_state"), data, run, config, console=Console(quiet=True))
 
     export_policy(small_policy(num_inference_steps=1), tmp_path / "small")
     out = tmp_path / "out"
     arguments = ["--models", str(tmp_path / "small"), "--out", str(out), "--futures", "2", "--steps", "3"]
+    arguments += ["--runs", *map(str, runs)]
     assert main(["explain", *arguments]) == 0
     assert {path.name for path in out.iterdir()} >= {
         "futures.png",
         "switching.png",
         "cost.png",
+        "denoising.png",
+        "losses.png",
         "explain.json",
     }
     numbers = json.loads((out / "explain.json").read_text())
     assert sum(numbers["models"]["small"]["futures"]["sides"].values()) == 2
     assert numbers["start_state"] == pytest.approx(symmetric_start().tolist())
+    shape = np.array(numbers["models"]["small"]["denoising_px"]).shape
+    assert shape == (2, 12, HORIZON, 2), "noise and what one step made of it, draws, steps, dimensions"
+    assert [(run["run"], run["kind"], run["seed"]) for run in numbers["runs"]] == [
+        (f"seed_{seed}", "unet1d_state", seed) for seed in (3, 4)
+    ]
+    assert [step for step, _ in numbers["runs"][0]["val_loss"]] == [2, 4]
+    assert numbers["runs"][0]["val_loss"] != numbers["runs"][1]["val_loss"]
+
+
+def test_what_is_no_run_has_no_curves(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a training run"):
+        read_curves([tmp_path])

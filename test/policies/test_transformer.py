@@ -12,10 +12,11 @@ from dp_ros.inference.sampler import SamplerSpec  # noqa: E402
 from dp_ros.policies.build import build_policy  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.policies.policy import Batch, Draw  # noqa: E402
-from dp_ros.policies.specs import TransformerSpec  # noqa: E402
+from dp_ros.policies.specs import TransformerSpec, VisionSpec  # noqa: E402
 from dp_ros.policies.transformer import ActionTransformer  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from test.policies.small import STATISTICS, observation_batch  # noqa: E402
+from test.policies.small_image import RANGES, picture_batch  # noqa: E402
 
 NOISE = torch.randn((3, 16, 2), generator=torch.Generator().manual_seed(0))
 ACTIONS = torch.linspace(50, 450, 3 * 16 * 2).view(3, 16, 2)
@@ -87,3 +88,30 @@ def test_the_graph_draws_what_torch_draws_with_and_without_a_prefix(tmp_path: Pa
     manifest = load_manifest(tmp_path / "model")
     assert manifest.network == policy.network
     assert manifest.prefix == "trained"
+
+
+def test_a_transformer_learns_from_pictures_and_looks_at_them() -> None:
+    torch.manual_seed(0)
+    vision = VisionSpec(channels=(8, 8), keypoints=4, features=6)
+    network = TransformerSpec(width=16, layers=1, heads=2, vision=vision)
+    policy = build_policy(
+        load_task("pusht_image"), RANGES, network, SamplerSpec(num_inference_steps=2)
+    ).train()
+    optimizer = torch.optim.AdamW(policy.parameter_groups(1e-6), lr=1e-2)
+    batch, before = Batch(picture_batch(3), ACTIONS), {k: v.clone() for k, v in policy.state_dict().items()}
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = policy.loss(batch, Draw(0, 1, 0))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[1] < losses[0]
+    moved = [
+        k for k, v in policy.state_dict().items() if k.startswith("vision.") and not torch.equal(v, before[k])
+    ]
+    assert moved, "the encoder learns, too"
+    policy.eval()
+    drawn = [policy.sample(picture_batch(3, seed) | {"agent_pos": ACTIONS[:, :2]}, NOISE) for seed in (0, 1)]
+    assert drawn[0].shape == (3, 16, 2)
+    assert not torch.equal(*drawn)
