@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--batch-size", type=int, help="samples of a step")
     recipe.add_argument("--lr", type=float, help="highest learning rate")
     recipe.add_argument("--widths", type=_widths, metavar="A,B,C", help="channels of each level of the U-Net")
-    recipe.add_argument("--prediction", help="what the network predicts: epsilon or sample")
+    recipe.add_argument("--prediction", help="what the network predicts: epsilon, sample or v_prediction")
     recipe.add_argument(
         "--prefix-steps",
         type=int,

@@ -297,7 +297,8 @@ def _episode_ends(path: Path, root: zarr.Group) -> NDArray[np.int64]:
         array = root.get(f"meta/{EPISODE_ENDS}")
         if not isinstance(array, zarr.Array):
             raise UserError(
-                f"{path}: has no meta/{EPISODE_ENDS}; without it nobody can tell the episodes apart"
+                f"{path}: has no meta/{EPISODE_ENDS}; without it nobody can tell the episodes apart. Restore "
+                "it from a copy, or write there, as integers, the row after the last one of each episode"
             )
         ends = np.asarray(array[:])
     if ends.ndim != 1 or not np.issubdtype(ends.dtype, np.integer):

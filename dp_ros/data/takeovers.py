@@ -38,7 +38,8 @@ def takeover_episodes(
     missing = [key for key in recorded_arrays(task) if key not in buffer]
     if missing:
         raise UserError(
-            f"{path}: lacks {', '.join(missing)} of task {task.name}; it was recorded for another"
+            f"{path}: lacks {', '.join(missing)} of task {task.name}, it was recorded for another; give the task file "
+            "that it was recorded with, or record runs with this one"
         )
     found = 0
     for index, seed in enumerate(buffer.episode_seeds):
@@ -50,7 +51,8 @@ def takeover_episodes(
             yield int(seed) if start == 0 else NO_SEED, _rows(arrays, task, start, stop)
     if not found:
         raise UserError(
-            f"{path}: nobody took over for {min_steps} steps or more in its {buffer.n_episodes} runs"
+            f"{path}: nobody took over for {min_steps} steps or more in its {buffer.n_episodes} runs; record runs in "
+            "which the operator takes over, with the recorder listening to takeover_topic, or give another recording"
         )
 
 

@@ -49,7 +49,7 @@ def test_an_empty_recording_has_no_episodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ends", "message"),
     [
-        (None, "has no meta/episode_ends"),
+        (None, "has no meta/episode_ends; .* Restore it from a copy, or write there"),
         ([2, 7], "data/action has 6 rows but meta/episode_ends says 7"),
         ([4, 2], "not increasing: episode 1 ends at row 2, the one before at 4"),
         ([3, 3, 6], "not increasing: episode 1 ends at row 3"),

@@ -72,7 +72,9 @@ def test_a_recording_without_flags_is_refused(tmp_path: Path) -> None:
 
 
 def test_runs_in_which_nobody_took_over_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nobody took over for 2 steps or more in its 2 runs"):
+    with pytest.raises(
+        UserError, match="nobody took over for 2 steps or more in its 2 runs; record runs in which"
+    ):
         list(takeover_episodes(record(tmp_path / "runs.zarr", "....", ".o.."), TASK))
 
 

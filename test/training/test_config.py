@@ -90,3 +90,9 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message:
 def test_a_recipe_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match=r"recipe fast: No such file.*one of: .*diffusion_unet_state"):
         load_config("fast")
+
+
+@pytest.mark.parametrize("recipe", ["diffusion_unet_image", "diffusion_unet_image_labelled"])
+def test_an_image_recipe_takes_the_papers_encoder_by_one_override(recipe: str) -> None:
+    config = load_config(recipe, {"network.vision.encoder": "resnet18"})
+    assert config.model_dump()["network"]["vision"]["encoder"] == "resnet18"
