@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import zarr
 
+from dp_ros.cli.main import main
 from dp_ros.data import episode_writer, video_codec
 from dp_ros.data.episode_writer import EpisodeWriter, set_aside_path
+from dp_ros.data.frames import map_frames
 from dp_ros.data.lock import RecordingError
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.stored_pictures import LOSSLESS, PictureStorage
@@ -270,3 +272,18 @@ def test_a_chunk_that_is_damaged_or_missing_is_said(tmp_path: Path) -> None:
 def test_what_cannot_be_asked_for_is_refused(given: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         PictureStorage(**given)
+
+
+def test_what_reads_recordings_reads_these_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, packed_path = tmp_path / "x.zarr", tmp_path / "x.zarr.zip"
+    record(path, [20, 18])
+    buffer = ReplayBuffer.open(path)
+    assert main(["data", "export", str(path), str(packed_path), "--to", "zip"]) == 0
+    assert ReplayBuffer.open(packed_path).digest() == buffer.digest()
+    assert ReplayBuffer.open(packed_path).storage == VIDEO
+    assert main(["data", "thumbnails", str(path), "--out", str(tmp_path / "sheet.png")]) == 0
+    assert main(["data", "check", str(path)]) == 0
+    assert main(["data", "info", str(path)]) == 0
+    assert "pictures video of crf 18" in " ".join(capsys.readouterr().out.split())
+    frames = map_frames(buffer, "camera", buffer.digest())
+    np.testing.assert_array_equal(frames, buffer["camera"])
