@@ -50,7 +50,7 @@ STALE_S = 3.0
 #: States in which the policy's loop does not run.
 _RESTING = ("idle", "inactive")
 #: What is shown of how evenly the policy runs, by what it puts out.
-_JITTER = {"trajectory": "loop, longest time between ticks", "setpoint": "setpoint jitter, p99"}
+_JITTER = {"trajectory": "loop period, longest", "setpoint": "setpoint jitter, p99"}
 _TRIGGERS = {
     "record.start": "start",
     "record.save": "save",
@@ -135,6 +135,8 @@ class ConsoleNode(Node):
     # --- what came in -----------------------------------------------------------------------------------
 
     def _receive(self, name: str, message: Any) -> None:
+        if name == "recorder" and self._follow_recorder:
+            self._episodes.path = Path(message.path)  # before anybody is shown that there are episodes
         with self._lock:
             self._newest[name] = (time.monotonic(), message)
             if name == "chunk":
@@ -307,10 +309,6 @@ class ConsoleNode(Node):
     def _run_jobs(self) -> None:
         while self._jobs:
             self._jobs.popleft()()
-        if self._follow_recorder:
-            recorder = self._newest.get("recorder")
-            if recorder is not None:
-                self._episodes.path = Path(recorder[1].path)
 
     def _begin(self, request: Do, answer: Future[Answer]) -> None:
         if request.do == "policy.clear_emergency_stop":

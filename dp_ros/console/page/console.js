@@ -341,9 +341,9 @@ function curves(canvas, rows, first, last, cursor = null) {
 }
 
 // --- episodes -------------------------------------------------------------------------------------------------------
-let shownCamera = null, recorded = [], replaying = false, replayAsked = false, playing = null, timer = 0;
+let shownCamera = null, recorded = [], fetched = 0, replaying = false, replayAsked = false, playing = null, timer = 0;
 async function episodes() {
-  const answer = await fetch("api/episodes"); if (!answer.ok) return;
+  const mine = ++fetched, answer = await fetch("api/episodes"); if (!answer.ok || mine !== fetched) return;
   const { episodes: all, cameras: names } = await answer.json(); recorded = all.reverse();
   if (!names.includes(shownCamera)) shownCamera = names[0] || null;
   options($("shown-camera"), names); $("shown-choice").hidden = names.length < 2;
