@@ -2,6 +2,7 @@
 
     dp-ros bench train                                        # the default recipe on made-up episodes
     dp-ros bench train --data demos.zarr --widths 64,128,256 --batch 256 --json out/train.json
+    dp-ros bench train --task pusht_image --config diffusion_unet_image --data pictures.zarr --image-memory 0
 
 All are measured in turns in one run, on a copy of nothing: no run folder is made. Easy to get wrong: with other work
 on the machine the speeds fall, but the ratios hold.
@@ -15,6 +16,7 @@ import shlex
 import sys
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", help="recipe, a file or the name of a shipped one (default: as for train)")
     group.add_argument("--data", metavar="X.zarr", help="recording to take batches from (default: made up)")
     group.add_argument(
+        "--image-memory",
+        type=float,
+        metavar="MB",
+        help="pictures of --data beyond so much are mapped from a file, not held in memory (default: as for train)",
+    )
+    group.add_argument(
         "--widths", metavar="N,...", help="channels of the levels of the U-Net; inference: random weights"
     )
     group.add_argument(
@@ -46,13 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write what was asked for."""
     from dp_ros.benchmark.train import made_up_demonstrations, measure
-    from dp_ros.data.windows import load_demonstrations
+    from dp_ros.data.windows import IMAGE_MEMORY_MB, load_demonstrations
     from dp_ros.policies.build import check_supported
     from dp_ros.policies.specs import labels_of
     from dp_ros.task import load_task
     from dp_ros.training.config import DEFAULT_CONFIG, load_config
 
     require_writable(args.json)
+    memory_mb = IMAGE_MEMORY_MB if args.image_memory is None else args.image_memory
+    if args.image_memory is not None and (not args.data or memory_mb < 0.0):
+        raise UserError(f"--image-memory: got {memory_mb:g}; expected 0 or more, with --data X.zarr to read")
     seconds = SECONDS if args.seconds is None else args.seconds
     if not 0.0 < seconds <= 3600.0:
         raise UserError(f"--seconds: got {seconds:g}, expected up to 3600")
@@ -62,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     found = machine.describe() | {"busy_cores_before": machine.busy_cores()}
     labels = labels_of(config.network)
     if args.data:
-        data = load_demonstrations(args.data, task, labels=tuple(labels))
+        data = load_demonstrations(args.data, task, labels=tuple(labels), image_memory_mb=memory_mb)
     else:
         data = made_up_demonstrations(task, labels=labels)
     console = Console()
@@ -77,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         "network": config.network.kind,
         "task": task.name,
         "data": args.data,
+        "mapped": [key for key, array in data.arrays.items() if isinstance(array, np.memmap)],
         "command": shlex.join(["dp-ros", *sys.argv[1:]]),
         **found,
     }

@@ -12,13 +12,14 @@ torch = pytest.importorskip("torch")
 
 from dp_ros.benchmark import train  # noqa: E402
 from dp_ros.cli.main import main  # noqa: E402
+from dp_ros.data.episode_writer import EpisodeWriter  # noqa: E402
 from dp_ros.data.windows import cut_windows  # noqa: E402
 from dp_ros.policies.build import build_policy  # noqa: E402
 from dp_ros.policies.normalizer import min_max  # noqa: E402
 from dp_ros.policies.policy import Policy  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from dp_ros.training.batches import Part  # noqa: E402
-from test.data.recorded import small_task  # noqa: E402
+from test.data.recorded import random_episode, small_task  # noqa: E402
 from test.training.recordings import quick_config  # noqa: E402
 
 TASK = load_task("pusht_state")
@@ -81,9 +82,29 @@ def test_an_encoder_that_learns_from_labels_is_measured_too(tmp_path: Path) -> N
     assert json.loads(out.read_text())["samples_per_s"] > 0
 
 
+def test_pictures_can_be_read_from_the_mapped_file(tmp_path: Path) -> None:
+    task, out = load_task("pusht_image"), tmp_path / "train.json"
+    with EpisodeWriter(tmp_path / "x.zarr", task) as writer:
+        for step in random_episode(task, 20, 0):
+            writer.add(step)
+        writer.save()
+    given = ["--task", "pusht_image", "--config", "diffusion_unet_image", "--data", str(tmp_path / "x.zarr")]
+    given += ["--seconds", "0.1", "--widths", "8,16", "--batch", "2", "--json", str(out)]
+    for memory, mapped in (["--image-memory", "0"], ["image"]), ([], []):
+        assert main(["bench", "train", *given, *memory]) == 0
+        found = json.loads(out.read_text())
+        assert found["mapped"] == mapped
+        assert found["loader_ratio"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--widths", "8,x"], "--widths"), (["--seconds", "0"], "--seconds"), (["--batch", "0"], "batch_size")],
+    [
+        (["--widths", "8,x"], "--widths"),
+        (["--seconds", "0"], "--seconds"),
+        (["--batch", "0"], "batch_size"),
+        (["--image-memory", "0"], "--image-memory: got 0; expected 0 or more, with --data"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
