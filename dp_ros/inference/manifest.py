@@ -147,7 +147,7 @@ class Provenance(_Strict):
     @model_serializer(mode="wrap")
     def _without_what_is_not_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Older versions read what is written, unless there is something to say that they do not know."""
-        later = {"ancestors": [], "total_wall_time_s": None, "episode_seeds": None}
+        later: dict[str, Any] = {"ancestors": [], "total_wall_time_s": None, "episode_seeds": None}
         fields: dict[str, Any] = handler(self)
         return {key: value for key, value in fields.items() if key not in later or value != later[key]}
 
