@@ -4,9 +4,9 @@
     dp-ros export runs/fast models/pusht_fast
     dp-ros distill --out runs/fast --resume
 
-Consistency distillation on the data that the model was trained on, or on other data of its task. NAME=VALUE replaces a
-value of the recipe, which is that of `dp-ros train` with a network like the teacher's. What comes of it runs as any
-model does; `dp-ros eval` says what the saved steps cost. So far that is too much, see the README.
+Multistep consistency distillation. Of the recording it takes what was observed, and actions to go on from; what is
+right, the model says itself, so the data need not be what it was trained on. NAME=VALUE replaces a value of the recipe,
+which is that of `dp-ros train` with a network like the teacher's. What comes of it runs as any model does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dp_ros.training.overrides import parse_overrides
 
 INTERMIXED = True
 #: Steps of an optimiser that the state model of PushT needs, and their highest rate.
-_STEPS, _RATE = 8000, 0.0005
+_STEPS, _RATE = 6000, 0.0002
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

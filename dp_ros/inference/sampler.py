@@ -52,6 +52,10 @@ class SamplerSpec(BaseModel):
     """Share of the steps that are left out where a chunk is running: a draw then begins with what that one plans,
     noised to the level of the first step that is left (`steps_left_out`). 0: every draw begins with noise alone."""
 
+    top_level: int | None = Field(default=None, ge=1)
+    """Level that a draw with DPM-Solver++ begins at; None: the highest at which float32 can still tell clean actions
+    from noise (`LOWEST_LOG_RATIO`). DDIM and DDPM begin one stride below `train_steps`."""
+
     @model_validator(mode="after")
     def _consistent(self) -> SamplerSpec:
         if self.num_inference_steps > self.train_steps:
@@ -63,14 +67,24 @@ class SamplerSpec(BaseModel):
                 f"num_inference_steps {self.num_inference_steps}: dpmsolver++ takes at most half of train_steps "
                 f"{self.train_steps}"
             )
+        if self.top_level is not None:
+            if self.method != "dpmsolver++":
+                raise ValueError(f"top_level {self.top_level}: is for dpmsolver++, method is {self.method}")
+            if not self.num_inference_steps <= self.top_level < self.train_steps:
+                raise ValueError(
+                    f"top_level {self.top_level}: expected num_inference_steps {self.num_inference_steps} to "
+                    f"{self.train_steps - 1}, one below train_steps"
+                )
         return self
 
     @model_serializer(mode="wrap")
-    def _as_before_warm_starts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `warm_start` where there is none, so that what was written before stays what it is."""
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `warm_start` and `top_level` where they say nothing: what was written before stays what it is."""
         written: dict[str, Any] = handler(self)
         if not self.warm_start:
             written.pop("warm_start", None)
+        if self.top_level is None:
+            written.pop("top_level", None)
         return written
 
 
@@ -178,16 +192,24 @@ def warm_noise(planned: Any, noise: Any, step: DenoisingStep) -> Any:
 
 
 def noise_levels(sampler: SamplerSpec, num_inference_steps: int | None = None) -> list[int]:
-    """Levels of the steps, highest first: with DPM-Solver++ evenly from the top, else from one stride below.
-
-    The top is the highest level at which float32 can still tell clean actions from noise (`LOWEST_LOG_RATIO`).
-    """
+    """Levels of the steps, highest first: with DPM-Solver++ evenly from the top, else from one stride below."""
     n = num_inference_steps or sampler.num_inference_steps
     if sampler.method == "dpmsolver++":
-        usable = sum(_log_ratio(share) >= LOWEST_LOG_RATIO for share in signal_shares(sampler))
-        return [int(level) for level in np.linspace(0, usable - 1, n + 1).round()[:0:-1]]
+        return [int(level) for level in np.linspace(0, _top_level(sampler), n + 1).round()[:0:-1]]
     stride = sampler.train_steps // n
     return list(range((n - 1) * stride, -1, -stride))
+
+
+def _top_level(sampler: SamplerSpec) -> int:
+    ratios = [_log_ratio(share) for share in signal_shares(sampler)]
+    return sum(ratio >= lowest_log_ratio(sampler) for ratio in ratios) - 1
+
+
+def lowest_log_ratio(sampler: SamplerSpec) -> float:
+    """Logarithm of signal over noise below which a draw with DPM-Solver++ does not begin."""
+    if sampler.top_level is None:
+        return LOWEST_LOG_RATIO
+    return _log_ratio(float(signal_shares(sampler)[sampler.top_level])) - 1e-6
 
 
 def _log_ratio(share: float) -> float:

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from dp_ros.errors import UserError
 from dp_ros.inference.manifest import NetworkSpec
 from dp_ros.inference.sampler import (
-    LOWEST_LOG_RATIO,
     SamplerSpec,
     denoising_steps,
     guidance_gain,
     inpainting_noise,
+    lowest_log_ratio,
     step_noise,
     steps_left_out,
     warm_noise,
@@ -506,7 +506,7 @@ def _dpm_solver(sampler: SamplerSpec) -> Any:
 
     arguments = {key: value for key, value in _scheduler_arguments(sampler).items() if key != "clip_sample"}
     arguments |= {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
-    return Clipping(**arguments, lambda_min_clipped=LOWEST_LOG_RATIO)
+    return Clipping(**arguments, lambda_min_clipped=lowest_log_ratio(sampler))
 
 
 @functools.cache

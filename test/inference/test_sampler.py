@@ -109,8 +109,10 @@ def test_ddpm_is_that_of_diffusers(
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("n", [1, 2, 10, 16, 50])
-def test_dpm_solver_is_that_of_diffusers(prediction: str, n: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "top"), [(1, None), (2, None), (10, None), (16, None), (50, None), (1, 60), (4, 90)]
+)
+def test_dpm_solver_is_that_of_diffusers(prediction: str, n: int, top: int | None) -> None:
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DPMSolverMultistepScheduler(
@@ -119,8 +121,12 @@ def test_dpm_solver_is_that_of_diffusers(prediction: str, n: int) -> None:
         prediction_type=prediction,
         lambda_min_clipped=LOWEST_LOG_RATIO,
     )
+    if top is not None:
+        scheduler.config.lambda_min_clipped = float(scheduler.lambda_t[top]) - 1e-6
     scheduler.set_timesteps(n)
-    steps = denoising_steps(SamplerSpec(prediction=prediction, method="dpmsolver++", num_inference_steps=n))
+    spec = SamplerSpec(prediction=prediction, method="dpmsolver++", num_inference_steps=n, top_level=top)
+    steps = denoising_steps(spec)
+    assert top is None or steps[0].level == top
     assert [step.level for step in steps] == scheduler.timesteps.tolist()
     rng = np.random.default_rng(0)
     x, last = rng.standard_normal((16, 2)), np.zeros((16, 2))
@@ -191,3 +197,14 @@ def test_noise_is_standard_normal() -> None:
 def test_a_sampler_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         SamplerSpec(**wrong)
+
+
+def test_a_top_level_is_checked_and_written_only_where_it_is_given() -> None:
+    assert "top_level" not in SamplerSpec().model_dump()
+    given = SamplerSpec(method="dpmsolver++", num_inference_steps=2, top_level=90)
+    assert SamplerSpec.model_validate(given.model_dump()) == given
+    with pytest.raises(ValueError, match="top_level 90: is for dpmsolver\\+\\+, method is ddim"):
+        SamplerSpec(top_level=90)
+    for level in (1, 100):
+        with pytest.raises(ValueError, match=f"top_level {level}: expected num_inference_steps 2 to 99"):
+            SamplerSpec(method="dpmsolver++", num_inference_steps=2, top_level=level)

@@ -16,11 +16,11 @@ from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.inference.export import export_policy  # noqa: E402
 from dp_ros.inference.load import load_engine  # noqa: E402
 from dp_ros.inference.manifest import load_manifest  # noqa: E402
-from dp_ros.inference.sampler import SamplerSpec, sampling_noise  # noqa: E402
+from dp_ros.inference.sampler import SamplerSpec, denoising_steps, sampling_noise  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
 from dp_ros.policies.policy import Batch, Draw  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
-from dp_ros.training.distill import SEGMENTS, Teacher, student_sampler  # noqa: E402
+from dp_ros.training.distill import PATH_STEPS, Teacher, student_sampler  # noqa: E402
 from test.policies.small import STATISTICS, observation_batch, prefix_policy, small_policy  # noqa: E402
 from test.training.recordings import record_circles  # noqa: E402
 
@@ -34,10 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pieces_exported_once: None)
     return made
 
 
-def student_of(teacher: Teacher) -> DiffusionPolicy:
+def student_of(teacher: Teacher, n_steps: int = 2) -> DiffusionPolicy:
     """A student with other weights than its teacher's."""
     torch.manual_seed(1)
-    sampler = student_sampler(teacher.manifest.sampler, 2)
+    sampler = student_sampler(teacher.manifest.sampler, n_steps)
     network: Any = teacher.manifest.network
     return DiffusionPolicy(load_task("pusht_state"), STATISTICS, network, sampler).eval()
 
@@ -47,72 +47,90 @@ def batch_of(n: int, known: Any = None) -> Batch:
     return Batch(observation_batch(n), torch.rand((n, 16, 2), generator=generator) * 400 + 50, known)
 
 
-class AtPlace(Draw):
-    """Draws one and the same step of the teacher's path for all samples."""
-
-    place: int
-
-    def integers(self, high: int, n: int, *shape: int) -> Any:
-        assert high == SEGMENTS
-        return torch.full((n, *shape), self.place)
-
-
-def draw_at(place: int) -> AtPlace:
-    drawn = AtPlace(0, 2, 0)
-    object.__setattr__(drawn, "place", place)
-    return drawn
-
-
-def estimates(
-    policy: DiffusionPolicy, x: Any, level: int, condition: Any, known: Any, a: float, b: float
-) -> Any:
-    predicted = policy.unet(x, torch.full((len(x),), level), condition, known)
-    return (x * a + predicted * b).clamp(-1, 1)
-
-
-@pytest.mark.parametrize("place", [0, 4, SEGMENTS - 1])
-@pytest.mark.parametrize("n_known", [0, 3])
-def test_the_target_is_the_students_own_word_one_step_on_and_at_the_end_the_teachers(
-    folder: Path, place: int, n_known: int
-) -> None:
+def way_of_the_teacher(teacher: Teacher, batch: Batch) -> list[Any]:
+    """PATH_STEPS + 1 points of it, by the shares of diffusers, from the level where DDIM with 10 steps begins."""
     from diffusers import DDIMScheduler
 
-    teacher = Teacher.load(folder)
-    student = student_of(teacher)
-    known = (torch.arange(16) < n_known).expand(8, 16) if n_known else None
-    batch = batch_of(8, known)
-    found = teacher.loss(student, batch, draw_at(place)).item()
-
-    # The same by diffusers: noise, and one step of DDIM between two levels of the teacher's path.
-    scheduler = DDIMScheduler(
-        num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", set_alpha_to_one=True
-    )
-    levels = [round(98 * (SEGMENTS - k) / SEGMENTS) for k in range(SEGMENTS)]
+    scheduler = DDIMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2")
+    levels = [round(90 * (PATH_STEPS - k) / PATH_STEPS) for k in range(PATH_STEPS)]
+    shares = [scheduler.alphas_cumprod[level] for level in levels] + [torch.tensor(1.0)]
     normalizer: Any = teacher.policy.normalizers["action"]
     clean = normalizer.normalize(batch.actions)
-    noise = Draw(0, 2, 0).normal(8, 16, 2)
 
     def given(x: Any) -> Any:
-        return x if known is None else torch.where(known.unsqueeze(-1), clean, x)
+        return x if batch.known is None else torch.where(batch.known.unsqueeze(-1), clean, x)
 
+    points = [given(Draw(0, 2, 0).normal(len(batch), 16, 2) * teacher.policy.sampler.temperature)]
     with torch.no_grad():
         condition = teacher.policy.encode(batch.observation)
-        x = given(scheduler.add_noise(clean, noise, torch.full((8,), levels[place])))
-        level = torch.full((8,), levels[place])
-        predicted = teacher.policy.unet(x, level, condition, known)
-        share = scheduler.alphas_cumprod[levels[place]]
-        estimate = ((x - (1 - share).sqrt() * predicted) / share.sqrt()).clamp(-1, 1)
-        if place == SEGMENTS - 1:
-            target = estimate
-        else:
-            later = scheduler.alphas_cumprod[levels[place + 1]]
+        for k, level in enumerate(levels):
+            x, share, later = points[-1], shares[k], shares[k + 1]
+            predicted = teacher.policy.unet(x, torch.full((len(x),), level), condition, batch.known)
+            estimate = ((x - (1 - share).sqrt() * predicted) / share.sqrt()).clamp(-1, 1)
             rest = (x - share.sqrt() * estimate) / (1 - share).sqrt()
-            following = given(later.sqrt() * estimate + (1 - later).sqrt() * rest)
-            told = student.unet(following, torch.full((8,), levels[place + 1]), condition, known)
-            target = told.clamp(-1, 1)
-        said = student.unet(x, level, condition, known)
-    error = (said - target).square()[:, n_known:]
-    assert found == pytest.approx(error.mean().item(), rel=1e-3)
+            points.append(given(later.sqrt() * estimate + (1 - later).sqrt() * rest))
+    return points
+
+
+class Saying(torch.nn.Module):
+    """In place of a student's network: says what makes the estimate of the clean actions `wanted` at each level."""
+
+    mask_channel = True
+
+    def __init__(self, steps: list[Any], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.steps = {step.level: step for step in steps}
+        self.wanted = torch.nn.ParameterDict({str(step.level): torch.zeros(shape) for step in steps})
+
+    def forward(self, x: Any, level: Any, condition: Any, known: Any = None) -> Any:
+        step = self.steps[int(level[0])]
+        return (self.wanted[str(step.level)] - x * step.clean_x) / step.clean_p
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_known", [0, 3])
+def test_a_student_that_says_what_the_loss_asks_for_arrives_where_the_teacher_does(
+    folder: Path, n_steps: int, n_known: int
+) -> None:
+    teacher = Teacher.load(folder)
+    batch = batch_of(8, (torch.arange(16) < n_known).expand(8, 16) if n_known else None)
+    way = way_of_the_teacher(teacher, batch)
+    student = student_of(teacher, n_steps)
+    steps = denoising_steps(student.sampler)
+    student.unet = network = Saying(steps, (8, 16, 2))
+    for (
+        _
+    ) in steps:  # what a step should say depends on what those before said: they learn one after the other
+        loss = teacher.loss(student, batch, Draw(0, 2, 0))
+        for said, slope in zip(
+            network.wanted.values(), torch.autograd.grad(loss, list(network.wanted.values())), strict=True
+        ):
+            said.data -= slope * n_steps * (16 - n_known) * 8 * 2 / 2
+    assert teacher.loss(student, batch, Draw(0, 2, 0)).item() < 1e-10
+
+    noise = Draw(0, 2, 0).normal(8, 16, 2)
+    weights = torch.zeros(8, 16)
+    weights[:, :n_known] = 1.0
+    drawn = student.sample(batch.observation, noise, prefix=(batch.actions, weights) if n_known else None)
+    normalizer: Any = student.normalizers["action"]
+    assert normalizer.normalize(drawn) == pytest.approx(way[-1], abs=2e-4)
+    if n_steps == 2:
+        first = network.wanted[str(steps[0].level)].detach()
+        halfway = first * steps[0].towards + way[0] * steps[0].keep
+        assert halfway[:, n_known:] == pytest.approx(way[PATH_STEPS // 2][:, n_known:], abs=2e-4)
+
+
+def test_a_step_is_judged_from_where_the_students_last_one_ended(folder: Path) -> None:
+    teacher, batch = Teacher.load(folder), batch_of(8)
+    student = student_of(teacher, 2)
+    seen: list[Any] = []
+    student.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    teacher.loss(student, batch, Draw(0, 2, 0))
+    first, second = denoising_steps(student.sampler)
+    said = student.unet(seen[0], torch.full((8,), first.level), student.encode(batch.observation), None)
+    clean = (seen[0] * first.clean_x + said * first.clean_p).clamp(-1, 1)
+    assert second.level < first.level
+    assert seen[1] == pytest.approx((clean * first.towards + seen[0] * first.keep).detach(), abs=1e-5)
 
 
 def test_only_the_student_gets_a_gradient(folder: Path) -> None:
@@ -137,7 +155,7 @@ def test_a_model_is_distilled_stopped_gone_on_with_exported_and_run(
     assert main(["distill", "--out", str(run), "--resume"]) == 0
     assert main(["export", str(run), str(tmp_path / "fast")]) == 0
     manifest = load_manifest(tmp_path / "fast")
-    assert (manifest.sampler.prediction, manifest.sampler.num_inference_steps) == ("sample", 2)
+    assert (manifest.sampler.top_level, manifest.sampler.num_inference_steps) == (90, 2)
     assert manifest.prefix == "trained", "as the teacher's"
     engine = load_engine(tmp_path / "fast")
     assert engine.name == "native"
@@ -168,7 +186,17 @@ def test_what_cannot_be_distilled_is_refused(folder: Path, tmp_path: Path) -> No
     assert not (tmp_path / "r").exists()
 
 
-def test_the_students_sampler_begins_at_the_top_whatever_the_teachers_does() -> None:
-    sampler = student_sampler(SamplerSpec(temperature=0.7), 2)
-    assert (sampler.method, sampler.prediction, sampler.temperature) == ("dpmsolver++", "sample", 0.7)
+def test_a_student_keeps_what_is_predicted_and_begins_where_that_says_something() -> None:
+    sampler = student_sampler(SamplerSpec(temperature=0.7, warm_start=0.5), 2)
+    assert (sampler.method, sampler.prediction, sampler.temperature) == ("dpmsolver++", "epsilon", 0.7)
+    assert (sampler.top_level, sampler.warm_start) == (90, 0.0)
     assert small_policy(**sampler.model_dump()).sampler == sampler
+
+
+def test_before_it_has_learnt_a_student_with_all_steps_of_the_path_is_its_teacher(folder: Path) -> None:
+    teacher, batch = Teacher.load(folder), batch_of(8)
+    student = student_of(teacher, 1)
+    student.load_state_dict(teacher.policy.state_dict())
+    untaught = teacher.loss(student, batch, Draw(0, 2, 0)).item()
+    student.sampler = student_sampler(teacher.manifest.sampler, PATH_STEPS)
+    assert teacher.loss(student, batch, Draw(0, 2, 0)).item() < 0.2 * untaught
