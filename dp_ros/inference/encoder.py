@@ -27,12 +27,12 @@ _SPARE = 2
 Floats = NDArray[np.float32]
 
 
-def quiet_options(threads: int) -> onnxruntime.SessionOptions:
-    """Session options: so many threads, which sleep after a call instead of spinning."""
+def session_options(threads: int, spin: bool = False) -> onnxruntime.SessionOptions:
+    """So many threads, which sleep where they have nothing to do, or spin: between calls, too."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.log_severity_level = 3
     return options
 
@@ -69,7 +69,7 @@ class PictureEncoders:
             path = verify_file(folder, manifest, encoder_file(key))
             try:
                 self._sessions[key] = onnxruntime.InferenceSession(
-                    str(path), quiet_options(threads), providers=list(providers)
+                    str(path), session_options(threads), providers=list(providers)
                 )
             except Exception as error:  # onnxruntime raises a dozen unrelated classes
                 raise ManifestError(f"{path}: ONNX Runtime cannot load it: {error}") from error

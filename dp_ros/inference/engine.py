@@ -51,6 +51,10 @@ class Engine(Protocol):
         """The task that the model was made for."""
 
     @property
+    def cores(self) -> tuple[int, ...]:
+        """Processor cores that inferences are to run on; (): any. Whose thread calls `sample` has it keep to them."""
+
+    @property
     def prefix(self) -> PrefixKind:
         """How `sample` takes a prefix: `none` (it must not be given one), `guided` or `trained`."""
 
@@ -97,6 +101,7 @@ class CheckedEngine(abc.ABC):
     """Checks around an engine: subclasses only compute."""
 
     name: str
+    cores: tuple[int, ...] = ()
     batches = False
     _encoders: PictureEncoders | None = None
     """Of the cameras, where pictures are encoded apart from the rest."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,16 @@ import numpy as np
 from dp_ros.errors import UserError
 from dp_ros.inference.engine import CheckedEngine, Engine
 from dp_ros.inference.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, ManifestError, load_manifest
-from dp_ros.inference.thread_count import WORTH, available_cores, call_s, fastest_engine
+from dp_ros.inference.placement import (
+    MEASURED,
+    WORTH,
+    Placement,
+    Wanted,
+    available_cores,
+    call_s,
+    confined,
+    fastest_engine,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +45,9 @@ def load_engine(
     engine: str = "auto",
     threads: int = 1,
     num_inference_steps: int | None = None,
+    *,
+    affinity: str = MEASURED,
+    spin: str = MEASURED,
 ) -> Engine:
     """Load a model folder, check its files and make it ready.
 
@@ -48,12 +59,13 @@ def load_engine(
         threads: CPU threads of one inference; 0 measures how many are worth it, one core being left to others. The
             shipped models give the same bits with any number.
         num_inference_steps: denoising steps; the onnx engine cannot take another number than the manifest says.
+        affinity: processor cores that an inference runs on, such as `2,3`; `any`; or `auto`, measured.
+        spin: whether its threads wait awake for one another, `on`, `off`, or `auto`, measured.
 
     Raises:
         UserError: if the folder cannot be used, or the engine cannot do what was asked.
     """
-    if threads < 0:
-        raise UserError(f"threads: got {threads}, expected 1 or more, or 0 to have it measured")
+    wanted = Wanted.of(threads, affinity, spin)
     folder = Path(folder)
     manifest = load_manifest(folder, verify=False)
     if num_inference_steps is not None and not manifest.network.denoises:
@@ -66,7 +78,7 @@ def load_engine(
             f"num_inference_steps: got {num_inference_steps}, expected 1 to {manifest.sampler.train_steps}"
         )
     chosen = choose_engine(manifest, engine, num_inference_steps)
-    loaded = _warm(folder, manifest, chosen, num_inference_steps, threads)
+    loaded = _warm(folder, manifest, chosen, num_inference_steps, wanted)
     _say_how_good(manifest, chosen)
     if engine == "auto":
         return _on_gpu_if_faster(folder, manifest, loaded, num_inference_steps)
@@ -74,18 +86,25 @@ def load_engine(
 
 
 def _warm(
-    folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, threads: int
+    folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, wanted: Wanted
 ) -> CheckedEngine:
-    """An engine of one kind, ready, with so many threads or with as many as are worth it. Raises UserError."""
-    make = partial(_engine, folder, manifest, chosen, num_inference_steps)
-    if threads or chosen in GPU_ENGINES:
-        loaded = make(threads or 1)
+    """An engine of one kind, ready, placed as asked for or as is worth it. Raises UserError."""
+
+    def make(placement: Placement) -> CheckedEngine:
+        with confined(placement.cores):  # threads that it makes stay there
+            engine = _engine(folder, manifest, chosen, num_inference_steps, placement)
+        engine.cores = placement.cores
+        return engine
+
+    if chosen in GPU_ENGINES:
+        loaded = make(Placement(wanted.threads or 1, wanted.cores or ()))
         loaded.warm_up()
         return loaded
-    measured, count, times_s = fastest_engine(make, available_cores())
-    took = ", ".join(f"{n}: {1e3 * time_s:.2f} ms" for n, time_s in times_s.items())
-    why = f"measured, {took}" if took else f"of {available_cores()} core(s) one is left to others"
-    log.info("%d thread(s) for an inference: %s", count, why)
+    cores = available_cores()
+    measured, placement, times_s = fastest_engine(make, cores, wanted)
+    took = ", ".join(f"{tried}: {1e3 * time_s:.2f} ms" for tried, time_s in times_s.items())
+    why = "as asked for" if wanted.threads else f"of {len(cores)} core(s) one is left to others"
+    log.info("%s for an inference: %s", placement, f"measured, {took}" if took else why)
     return measured
 
 
@@ -106,7 +125,7 @@ def _on_gpu_if_faster(
             missing.append(reason if not gpu.cuda_devices() else f"{name}: {reason}")
             continue
         try:
-            other = _warm(folder, manifest, name, num_inference_steps, 1)
+            other = _warm(folder, manifest, name, num_inference_steps, Wanted(threads=1))
             range_share = difference(loaded, other)
         except Exception as error:  # CUDA, ONNX Runtime and torch raise whatever they like
             missing.append(f"{name}: {error}")
@@ -151,19 +170,20 @@ def _say_how_good(manifest: Manifest, engine: str) -> None:
 
 
 def _engine(
-    folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, threads: int
+    folder: Path, manifest: Manifest, chosen: str, num_inference_steps: int | None, placement: Placement
 ) -> CheckedEngine:
     """An engine of one kind, not warm. Raises UserError."""
+    threads = placement.threads
     if chosen.startswith("native") and chosen in ENGINES:
         _require(folder, manifest, WEIGHTS_FILE, chosen)
         from dp_ros.inference.native.engine import NativeEngine
 
-        return NativeEngine(folder, manifest, threads, num_inference_steps, kind=chosen)
+        return NativeEngine(folder, manifest, threads, num_inference_steps, kind=chosen, spin=placement.spin)
     if chosen == "onnx":
         _require(folder, manifest, ONNX_FILE, "onnx")
         from dp_ros.inference.onnx import OnnxEngine
 
-        return OnnxEngine(folder, manifest, threads, num_inference_steps)
+        return OnnxEngine(folder, manifest, threads, num_inference_steps, spin=placement.spin)
     if chosen not in ("torch", *GPU_ENGINES):
         raise UserError(f"engine: got {chosen!r}, expected one of {', '.join(ENGINES)}")
     if chosen in GPU_ENGINES:
@@ -185,7 +205,7 @@ def _engine(
 
 
 def choose_engine(manifest: Manifest, engine: str = "auto", num_inference_steps: int | None = None) -> str:
-    """The engine that `load_engine` would take: `engine` itself unless it is `auto`. Logs why."""
+    """The engine that `load_engine` would take on the processor: `engine` itself unless it is `auto`. Logs why."""
     if engine != "auto":
         return engine
     reason = "the model has no weights" if WEIGHTS_FILE not in manifest.files else _why_not_native(manifest)

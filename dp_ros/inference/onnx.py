@@ -4,7 +4,7 @@ Pictures have a graph a camera, so that each is encoded once (`encoder`); in mod
 graph, and are encoded at every call.
 
 The call releases the GIL. Easy to get wrong: the loop is unrolled, so the number of steps is part of the
-graph and cannot be changed here; and ONNX Runtime's threads spin after a call unless told not to, which costs
+graph and cannot be changed here; and ONNX Runtime's threads spin after a call, too, unless told not to, which costs
 a robot a core.
 """
 
@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dp_ros.errors import UserError
-from dp_ros.inference.encoder import encoders_of, quiet_options
+from dp_ros.inference.encoder import encoders_of, session_options
 from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.gpu import PROVIDERS, providers
 from dp_ros.inference.manifest import (
@@ -43,6 +43,7 @@ class OnnxEngine(CheckedEngine):
         manifest: its manifest.
         threads: CPU threads of one inference.
         num_inference_steps: None or what the graph has.
+        spin: whether threads wait awake for one another.
 
     Raises:
         UserError: if the file is not the exported one, or graph and manifest or number of steps differ.
@@ -51,7 +52,13 @@ class OnnxEngine(CheckedEngine):
     name = "onnx"
 
     def __init__(
-        self, folder: Path, manifest: Manifest, threads: int = 1, num_inference_steps: int | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        threads: int = 1,
+        num_inference_steps: int | None = None,
+        *,
+        spin: bool = False,
     ) -> None:
         super().__init__(manifest, manifest.task_spec(str(folder)))
         steps = manifest.sampler.num_inference_steps
@@ -63,7 +70,7 @@ class OnnxEngine(CheckedEngine):
         path = verify_file(folder, manifest, ONNX_FILE)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), quiet_options(threads), providers=self._providers()
+                str(path), session_options(threads, spin), providers=self._providers()
             )
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise ManifestError(f"{path}: ONNX Runtime cannot load it: {error}") from error

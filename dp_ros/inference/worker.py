@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dp_ros.inference.engine import Engine
+from dp_ros.inference.placement import available_cores, confine
 from dp_ros.inference.sampler import sampling_noise
 from dp_ros.runtime.execution import InferenceRequest
 from dp_ros.runtime.observation import FrameStamp
@@ -135,12 +136,15 @@ class InferenceWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        anywhere = available_cores()
+        confine(self._engine.cores or anywhere)
         while (job := self._jobs.get()) is not None:
             if isinstance(job, _LookAhead):
                 self._encode_ahead()
                 continue
             if not isinstance(job, _Job):
                 self._engine = job
+                confine(job.cores or anywhere)
                 continue
             self._begun += job.alternatives is None
             actions, alternatives, problem = None, None, ""

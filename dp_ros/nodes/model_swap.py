@@ -32,7 +32,14 @@ def load_model(node: Any, folder: str) -> Engine:
         return node.get_parameter(name).value
 
     steps = value("num_inference_steps") or None
-    return load_engine(folder, engine=value("engine"), threads=value("threads"), num_inference_steps=steps)
+    return load_engine(
+        folder,
+        engine=value("engine"),
+        threads=value("threads"),
+        num_inference_steps=steps,
+        affinity=value("affinity"),
+        spin=value("spin"),
+    )
 
 
 class ModelSwap:

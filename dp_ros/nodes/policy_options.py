@@ -17,6 +17,7 @@ from dp_ros.errors import UserError
 from dp_ros.inference.engine import Engine
 from dp_ros.inference.load import ENGINES
 from dp_ros.inference.manifest import Manifest
+from dp_ros.inference.placement import MEASURED, SPIN
 from dp_ros.runtime.execution import MODES, Execution
 from dp_ros.runtime.supervisor import SafetyOptions
 from dp_ros.task import ActionSpec, TaskSpec, load_task
@@ -63,6 +64,19 @@ def declare_parameters(node: Any) -> None:
         "processor threads of one inference; 0: as many as a measurement at start-up finds worth it",
         low=0,
         high=64,
+    )
+    declare(
+        node,
+        "affinity",
+        MEASURED,
+        "processor cores of an inference, such as 2,3; any; auto: measured at start-up",
+    )
+    declare(
+        node,
+        "spin",
+        MEASURED,
+        "whether threads of an inference wait awake for one another; auto: measured at start-up",
+        choices=tuple(SPIN),
     )
     declare(node, "num_inference_steps", 0, "DDIM steps; 0: as the model says", low=0, high=1000)
     declare(

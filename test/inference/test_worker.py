@@ -25,7 +25,7 @@ PATIENCE_S = 20.0
 class FakeEngine:
     """Notes its calls; the first one waits until it is released."""
 
-    task = TASK
+    task, cores = TASK, ()
     manifest = SimpleNamespace(model_id="fake")
 
     def __init__(self, batches: bool = True) -> None:

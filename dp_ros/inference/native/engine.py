@@ -61,7 +61,7 @@ _NEEDED_FLAGS = {"avx2", "fma"}
 #: Engines by what their weights are.
 KINDS = {"native": FLOATS, "native_int8": BYTES_SHORTS, "native_w8a8": BYTES_BYTES, "native_bf16": BFLOATS}
 _NEEDED_BY_KIND = {"native_int8": "AVX2", "native_w8a8": "AVX-512 VNNI", "native_bf16": "AVX-512 BF16"}
-#: Turns that a thread waits awake for the others before it gives way; a convolution takes some thousand.
+#: Turns that a thread waits awake for the others before it gives way, if it spins; a convolution takes some thousand.
 SPIN = 4000
 Floats = NDArray[np.float32]
 
@@ -77,6 +77,7 @@ class NativeEngine(CheckedEngine):
         kind: of the weights, a key of KINDS: `native` float32; `native_int8` 8 bits, each output of a convolution with
             its own scale; `native_w8a8` the same, and the inputs of a convolution of 8 bits as well; `native_bf16`
             bfloat16 for both.
+        spin: whether threads wait awake for one another.
 
     Raises:
         UserError: if it cannot run here (`why_not`), or the weights are not those of the manifest's network.
@@ -93,7 +94,7 @@ class NativeEngine(CheckedEngine):
         num_inference_steps: int | None = None,
         *,
         kind: str = "native",
-        spin: int = SPIN,
+        spin: bool = True,
     ) -> None:
         super().__init__(manifest, manifest.task_spec(str(folder)))
         self.name = kind
@@ -142,7 +143,7 @@ class NativeEngine(CheckedEngine):
             from dp_ros.inference.encoder import encoders_of
 
             self._encoders = encoders_of(folder, manifest, self.task, threads)
-        self._network = _Network(layout, manifest.sampler, threads, spin)
+        self._network = _Network(layout, manifest.sampler, threads, SPIN if spin else 0)
 
     def sample_batch(
         self, observation: Mapping[str, NDArray[Any]], noise: Floats, prefix: Prefix | None = None
