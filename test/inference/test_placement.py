@@ -158,7 +158,9 @@ def test_a_model_says_what_was_chosen(
     cores: int, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(load, "available_cores", lambda: list(range(cores)))
-    monkeypatch.setattr("dp_ros.inference.placement.confine", lambda cores: None)  # this machine may have fewer
+    monkeypatch.setattr(
+        "dp_ros.inference.placement.confine", lambda cores: None
+    )  # this machine may have fewer
     folder = share_dir() / "models" / "pusht_state"
     with caplog.at_level(logging.INFO):
         engine = load_engine(folder, threads=0)
