@@ -244,6 +244,15 @@ def test_a_kind_that_the_processor_does_not_compute_with_is_refused(
         load_engine(folder, "native_bf16")
 
 
+@pytest.mark.parametrize("shape", [(40, 1792), (22, 100), (1, 30000), (600, 170)])
+def test_products_in_slices_are_the_same_bit_for_bit_and_small(shape: tuple[int, int]) -> None:
+    draw = np.random.default_rng(0)
+    row, matrix = (draw.standard_normal(n).astype(np.float32) for n in (shape[:1], shape))
+    slices = native.in_slices(matrix)
+    assert all(part.size <= max(native.MOST_PRODUCTS, 16 * len(row)) for part in slices)
+    np.testing.assert_array_equal(np.concatenate([row @ part for part in slices]), row @ matrix)
+
+
 def test_calls_from_several_threads_wait_for_one_another(tmp_path: Path) -> None:
     policy = policy_of()
     engine = load_engine(folder_of(policy, tmp_path / "m"), "native", threads=2)

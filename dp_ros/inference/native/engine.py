@@ -63,6 +63,8 @@ KINDS = {"native": FLOATS, "native_int8": BYTES_SHORTS, "native_w8a8": BYTES_BYT
 _NEEDED_BY_KIND = {"native_int8": "AVX2", "native_w8a8": "AVX-512 VNNI", "native_bf16": "AVX-512 BF16"}
 #: Turns that a thread waits awake for the others before it gives way, if it spins; a convolution takes some thousand.
 SPIN = 4000
+#: Of a row with a matrix, for which OpenBLAS takes no further thread (its GEMM_MULTITHREAD_THRESHOLD).
+MOST_PRODUCTS = 9216
 Floats = NDArray[np.float32]
 
 
@@ -133,7 +135,7 @@ class NativeEngine(CheckedEngine):
         self._noise_shares = np.array([step.noise_share for step in steps], np.float32)
         levels = np.array([step.level for step in steps])
         self._step_films = _mish(embedded(levels)) @ film[0][:, : network.step_dim].T + film[1]
-        self._observation_film = np.ascontiguousarray(film[0][:, network.step_dim :].T)  # (O, F)
+        self._observation_film = in_slices(film[0][:, network.step_dim :].T)  # (O, F)
         self._ranges = {
             key: scale_and_offset(found["min"], found["max"]) for key, found in manifest.normalization.items()
         }
@@ -175,7 +177,12 @@ class NativeEngine(CheckedEngine):
     ) -> Floats:
         """As `_draw`, all of them with or all without a warm start."""
         # Row by row: a product of matrices would round a row by how many others there are.
-        films = np.stack([row @ self._observation_film for row in _mish(self._condition(observation))])
+        films = np.stack(
+            [
+                np.concatenate([row @ part for part in self._observation_film])
+                for row in _mish(self._condition(observation))
+            ]
+        )
         sampler, first = self.manifest.sampler, self._first if warm else 0
         coefficients = self._warm_coefficients if warm else self._coefficients
         fresh = None
@@ -293,6 +300,19 @@ class _Network:
         ):
             raise MemoryError("engine native: out of memory")
         return actions
+
+
+def in_slices(matrix: Floats) -> list[Floats]:
+    """A matrix (O, F) in slices of columns so small that OpenBLAS multiplies a row with one in the calling thread.
+
+    Its other threads would spin for milliseconds after each product, on the core that is left to others or on that of
+    a second thread of the network. Products are the same, bit for bit.
+    """
+    columns = max(MOST_PRODUCTS // len(matrix) // 16, 1) * 16
+    return [
+        np.ascontiguousarray(matrix[:, k : k + columns], np.float32)
+        for k in range(0, matrix.shape[1], columns)
+    ]
 
 
 def why_not(manifest: Manifest) -> str:
