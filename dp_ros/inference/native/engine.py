@@ -306,7 +306,7 @@ def in_slices(matrix: Floats) -> list[Floats]:
     """A matrix (O, F) in slices of columns so small that OpenBLAS multiplies a row with one in the calling thread.
 
     Its other threads would spin for milliseconds after each product, on the core that is left to others or on that of
-    a second thread of the network. Products are the same, bit for bit.
+    a second thread of the network. Products of the shapes that occur are the same, bit for bit.
     """
     columns = max(MOST_PRODUCTS // len(matrix) // 16, 1) * 16
     return [
