@@ -71,8 +71,8 @@ class Teacher:
         """Load a model folder.
 
         Raises:
-            UserError: if it cannot be used, is no diffusion policy with global or local conditioning, or of another
-                task than `task`.
+            UserError: if it cannot be used, is no diffusion policy with global or local conditioning, has too few noise
+                levels, or is of another task than `task`.
         """
         folder = Path(folder)
         manifest = load_manifest(folder)
@@ -85,6 +85,11 @@ class Teacher:
         if task is not None and task.digest() != policy.task.digest():
             raise UserError(
                 f"model {folder}: is for task {policy.task.name}, not for {task.name} as it is here"
+            )
+        if (levels := top_level(policy.sampler)) < 2 * PATH_STEPS:
+            raise UserError(
+                f"model {folder}: train_steps {policy.sampler.train_steps} leave {levels} noise levels for a path of "
+                f"{PATH_STEPS} steps, which needs {2 * PATH_STEPS}; distil a model that was trained with more"
             )
         return cls(folder, manifest, policy.eval().requires_grad_(False))
 

@@ -163,6 +163,14 @@ def test_a_model_is_distilled_stopped_gone_on_with_exported_and_run(
     assert np.isfinite(engine.sample(observation, sampling_noise(0, 0, (16, 2)))).all()
 
 
+def test_a_model_with_too_few_noise_levels_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dp_ros.training.distill.PATH_STEPS", 60)
+    with pytest.raises(
+        UserError, match="train_steps 100 leave 90 noise levels for a path of 60 steps, .* needs 120"
+    ):
+        Teacher.load(folder)
+
+
 def test_what_cannot_be_distilled_is_refused(folder: Path, tmp_path: Path) -> None:
     other = load_task("pusht_state").model_copy(update={"rate_hz": 5.0})
     with pytest.raises(UserError, match="is for task pusht_state, not for pusht_state as it is here"):
