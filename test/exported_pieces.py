@@ -34,7 +34,8 @@ def pieces_exported_once() -> Iterator[None]:
         sampler = policy.sampler.model_dump(exclude=AROUND_THE_PIECES)
         if isinstance(module, graph.ObservationHalf):
             sampler = {}
-        parts = (type(module), policy.task.digest(), policy.network, sampler, arguments, weights.hexdigest())
+        of = (type(module), getattr(module, "camera", None))
+        parts = (*of, policy.task.digest(), policy.network, sampler, arguments, weights.hexdigest())
         if repr(parts) not in kept:
             kept[repr(parts)] = export(module, *arguments)
         return kept[repr(parts)]

@@ -18,8 +18,12 @@ from dp_ros.paths import share_dir  # noqa: E402
 
 
 def test_random_weights_are_measured_with_each_number_of_threads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], pieces_exported_once: None
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pieces_exported_once: None,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     arguments = ["bench", "--widths", "8,16", "--threads", "1,2", "--seconds", "0.01"]
     written = ["--json", str(tmp_path / "speed.json"), "--plot", str(tmp_path / "speed.png")]
     assert main([*arguments, *written]) == 0
@@ -42,6 +46,9 @@ def test_the_action_error_of_an_engine_is_recorded(tmp_path: Path, caplog: pytes
     caplog.set_level(logging.INFO, "dp_ros")
     model = tmp_path / "pusht_state"
     shutil.copytree(share_dir() / "models" / "pusht_state", model)
+    manifest = json.loads((model / "manifest.json").read_text())
+    del manifest["action_errors"]
+    (model / "manifest.json").write_text(json.dumps({**manifest, "scores": []}))
     arguments = ["bench", "--model", str(model), "--engine", "native_int8", "--seconds", "0.01", "--record"]
     assert main([*arguments, "--json", str(tmp_path / "speed.json")]) == 0
     recorded = load_manifest(model).action_errors["native_int8"]

@@ -15,8 +15,9 @@ from dp_ros.training.evaluate import run_episodes
 
 MODELS = sorted(path for path in (share_dir() / "models").iterdir() if path.is_dir())
 PAPER_SEEDS = "100000:100050"
-#: Mean score and success rate that a model must have on the paper's start states, by the task it was made for.
-WANTED = {"pusht_state": (0.98, 0.90), "pusht_image": (0.95, 0.80)}
+#: Mean score and success rate that a model must have on the paper's start states. The fast one may score 0.03 less than
+#: its teacher, which has 0.993.
+WANTED = {"pusht_state": (0.98, 0.90), "pusht_image": (0.95, 0.80), "pusht_state_fast": (0.963, 0.88)}
 
 
 def test_there_are_models_to_start_with() -> None:
@@ -40,7 +41,7 @@ def test_a_shipped_model_is_small_and_says_where_it_came_from_and_what_it_scored
     assert len(origin.data_digest) == 64 and origin.n_episodes > 100
     assert origin.seed >= 0 and origin.wall_time_s > 60.0
     assert {"dp_ros", "python", "torch", "numpy", "diffusers", "zarr"} <= set(origin.versions)
-    mean_score, success_rate = WANTED[manifest.task["name"]]
+    mean_score, success_rate = WANTED[folder.name]
     scores = [score for score in manifest.scores if score.seeds == PAPER_SEEDS and score.repeats >= 3]
     assert scores
     for score in scores:
