@@ -82,6 +82,7 @@ class PolicyLoop:
             execution=execution,
             safety=o.safety,
             stop_latch=stop_latch,
+            followed=not o.dry_run,
             clock=None if o.lockstep else self._now,
         )
         self._pending_ns: int | None = None

@@ -65,6 +65,7 @@ class Controller:
         execution: how chunks follow one another.
         safety: of the supervisor.
         stop_latch: of the emergency stop, which outlives this; None: a new one.
+        followed: whether a robot is sent what is commanded; one that is not cannot be off course.
         clock: ROS time, by which a change that was planned for too long is planned again from later; None: planning
             takes no time.
     """
@@ -79,9 +80,10 @@ class Controller:
         execution: Execution | None = None,
         safety: SafetyOptions | None = None,
         stop_latch: StopLatch | None = None,
+        followed: bool = True,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        self._task, self._immediate = task, immediate
+        self._task, self._immediate, self._followed = task, immediate, followed
         self.lead = Lead(0.0, 0.0) if immediate else Lead(margin_s, first_lead_s)
         self._ready_ns = None if clock is None else (lambda: clock() + self.lead.margin_ns)
         self.execution = execution or Execution()
@@ -263,7 +265,11 @@ class Controller:
             self.supervisor.report(CLOCK_JUMP, "ROS time was set back", steady_s)
         if not self._immediate:
             self._report_overdue(now_ns)
-            message = self._robot.off_course(self.schedule, now_ns) if self.outlet.is_open else ""
+            message = (
+                self._robot.off_course(self.schedule, now_ns)
+                if self.outlet.is_open and self._followed
+                else ""
+            )
             self.supervisor.report(TRACKING_ERROR, message, now_ns / 1e9)
         return window, problem
 

@@ -257,6 +257,14 @@ def test_a_robot_that_does_not_follow_ends_the_goal_and_is_named() -> None:
     assert 0.6 < after_s < 1.3, "30 units at 50 a second, the age of the measurement and 0.3 s"
 
 
+def test_a_robot_that_is_sent_nothing_is_not_off_course() -> None:
+    robot = Robot(followed=False)
+    robot.start()
+    robot.follows = False
+    assert not any(tick.stop for tick in robot.run(4.0))
+    assert robot.controller.supervisor.counters.get("TRACKING_ERROR", 0) == 0
+
+
 def test_the_latency_of_the_robot_is_no_tracking_error() -> None:
     slow = arm_task(latency_s=0.8)
     robot = Robot(task=slow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def test_a_killed_node_leaves_its_robot_at_rest_and_no_process(
         assert len(setpoint_processes(ros_domain)) == 1
         processes.kill(name)
         robot.until(lambda: not setpoint_processes(ros_domain), "the process of the setpoints to end")
-        robot.until(lambda: still(robot), "the last setpoint")
+        robot.until(nothing_more(robot), "the last setpoint")
     positions = np.array([position for _, position in robot.setpoints])
     assert np.array_equal(positions[-1], positions[-2]), "at rest"
     assert np.abs(np.diff(positions, axis=0)).max() < 1024.0 / 50 * 1.01, "no jump above the speed limit"
@@ -188,9 +188,16 @@ def setpoint_processes(domain: int) -> list[str]:
     return [line for line in processes_of_domain(domain) if "setpoint_loop" in line]
 
 
-def still(robot: Robot) -> bool:
-    """Whether nothing has come for a tenth of a second."""
-    return robot.now_ns() - robot.setpoints[-1][0] > 100_000_000
+def nothing_more(robot: Robot) -> Callable[[], bool]:
+    """Asked again and again: whether nothing has come for a tenth of a second, in which it was listened for."""
+    seen = [-1, 0]
+
+    def check() -> bool:
+        if seen[0] != len(robot.setpoints):
+            seen[:] = len(robot.setpoints), robot.now_ns()
+        return robot.now_ns() - seen[1] > 100_000_000
+
+    return check
 
 
 def test_a_dry_run_does_everything_but_send(robot: Robot, tmp_path: Path) -> None:
