@@ -22,12 +22,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dp_ros.inference.native.layout import BLOCK
 from dp_ros.policies.diffusion import DiffusionPolicy
 
 #: Bytes of a weight of a convolution, by engine where they are not those of float32.
 WEIGHT_BYTES = {"native_int8": 1, "native_w8a8": 1, "native_bf16": 2}
-#: Convolutions with fewer inputs or outputs stay float32 (`native.layout.BLOCK`).
-_NARROWEST = 16
 _MATRIX = 1024
 _SMALLEST_BUFFER = 1 << 16
 _MEASURE_S = 0.5
@@ -113,7 +112,7 @@ def work_of(policy: DiffusionPolicy, engine: str = "torch") -> Work:
 def _bytes(parameter: nn.Parameter, engine: str) -> int:
     """Of a parameter as an engine keeps it; of rounded weights with a float32 scale for each output."""
     narrow = WEIGHT_BYTES.get(engine)
-    if narrow is None or parameter.dim() != 3 or min(parameter.shape[:2]) < _NARROWEST:
+    if narrow is None or parameter.dim() != 3 or min(parameter.shape[:2]) < BLOCK:
         return parameter.numel() * parameter.element_size()
     return parameter.numel() * narrow + (4 * parameter.shape[0] if narrow == 1 else 0)
 

@@ -174,7 +174,7 @@ def _engine(
 ) -> CheckedEngine:
     """An engine of one kind, not warm. Raises UserError."""
     threads = placement.threads
-    if chosen.startswith("native") and chosen in ENGINES:
+    if chosen in ("native", *ROUNDING):
         _require(folder, manifest, WEIGHTS_FILE, chosen)
         from dp_ros.inference.native.engine import NativeEngine
 

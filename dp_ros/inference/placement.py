@@ -74,7 +74,8 @@ class Wanted:
             raise UserError(f"threads: got {threads}, expected 1 or more, or 0 to have it measured")
         if spin not in SPIN:
             raise UserError(f"spin: got {spin!r}, expected one of {', '.join(SPIN)}")
-        cores = {MEASURED: None, ANY: ()}.get(affinity) if affinity in (MEASURED, ANY) else _cores(affinity)
+        words: dict[str, tuple[int, ...] | None] = {MEASURED: None, ANY: ()}
+        cores = words[affinity] if affinity in words else _cores(affinity)
         return cls(threads or None, cores, SPIN[spin])
 
 

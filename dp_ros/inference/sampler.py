@@ -201,8 +201,9 @@ def noise_levels(sampler: SamplerSpec, num_inference_steps: int | None = None) -
 
 
 def _top_level(sampler: SamplerSpec) -> int:
-    ratios = [_log_ratio(share) for share in signal_shares(sampler)]
-    return sum(ratio >= lowest_log_ratio(sampler) for ratio in ratios) - 1
+    if sampler.top_level is not None:
+        return sampler.top_level
+    return sum(_log_ratio(share) >= LOWEST_LOG_RATIO for share in signal_shares(sampler)) - 1
 
 
 def lowest_log_ratio(sampler: SamplerSpec) -> float:

@@ -262,18 +262,20 @@ void convolve8(Span16 x, const int8_t *w, int cin, int rows, int samples, const 
   }
 }
 
+float largest_of(const float *first, int64_t stride, int cin, int rows) {
+  float largest = 1e-20f;
+  for (int t = 0; t < rows; ++t)
+    for (int c = 0; c < cin; ++c) largest = std::max(largest, std::fabs(first[t * stride + c]));
+  return largest;
+}
+
 // `rows` rows of `cin` floats of all samples as 16-bit numbers, rows padded to an even length, and their scales.
 Span16 rounded(Span x, int cin, int rows, int samples, std::vector<int16_t> &values, std::vector<float> &scales) {
   const int64_t stride = (cin + 1) / 2 * 2;
   values.assign(samples * rows * stride, 0);
   scales.resize(samples);
   for (int b = 0; b < samples; ++b) {
-    float largest = 1e-20f;
-    for (int t = 0; t < rows; ++t) {
-      const float *from = x.first + b * x.sample + t * x.stride;
-      for (int c = 0; c < cin; ++c) largest = std::max(largest, std::fabs(from[c]));
-    }
-    const float by = 32767.0f / largest;
+    const float largest = largest_of(x.first + b * x.sample, x.stride, cin, rows), by = 32767.0f / largest;
     scales[b] = largest / 32767.0f;
     for (int t = 0; t < rows; ++t) {
       const float *from = x.first + b * x.sample + t * x.stride;
@@ -373,13 +375,6 @@ DP_AVX512 void convolve_wide(Narrow x, const int8_t *w, int fours, int rows, int
   }
 }
 #endif  // __x86_64__
-
-float largest_of(const float *first, int64_t stride, int cin, int rows) {
-  float largest = 1e-20f;
-  for (int t = 0; t < rows; ++t)
-    for (int c = 0; c < cin; ++c) largest = std::max(largest, std::fabs(first[t * stride + c]));
-  return largest;
-}
 
 // `rows` rows of `cin` floats of all samples as bytes without a sign, 128 for zero, or as bfloat16.
 Narrow narrowed(Span x, int kind, int cin, int rows, int samples, std::vector<int16_t> &values, std::vector<float> &scales) {
