@@ -17,13 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -32,6 +29,7 @@ from dp_ros.inference.sampler import SamplerSpec
 from dp_ros.policies.baselines.specs import BetSpec, IbcSpec, LstmGmmSpec, RegressionSpec
 from dp_ros.policies.specs import Conditioning, TransformerSpec, UnetSpec
 from dp_ros.task import TaskError, TaskSpec
+from dp_ros.task.later import WithLaterKeys
 
 #: 3: a graph takes features of pictures, which graphs of their own encode; before, it took the pictures.
 SCHEMA_VERSION = 3
@@ -57,7 +55,7 @@ class ManifestError(UserError):
     """A model folder that cannot be used; the message names the folder, the key and what to do."""
 
 
-class _Strict(BaseModel):
+class _Strict(WithLaterKeys):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -118,6 +116,8 @@ class Ancestor(_Strict):
 class Provenance(_Strict):
     """Where a model came from."""
 
+    _later: ClassVar[frozenset[str]] = frozenset({"ancestors", "total_wall_time_s", "episode_seeds"})
+
     data_digest: str
     """`ReplayBuffer.digest()` of the recording."""
     n_episodes: int
@@ -143,13 +143,6 @@ class Provenance(_Strict):
     """Time spent training, that of the ancestors included."""
     episode_seeds: tuple[int, int] | None = None
     """Lowest and highest start state of the recording's episodes; None where none was drawn from a seed."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Older versions read what is written, unless there is something to say that they do not know."""
-        later: dict[str, Any] = {"ancestors": [], "total_wall_time_s": None, "episode_seeds": None}
-        fields: dict[str, Any] = handler(self)
-        return {key: value for key, value in fields.items() if key not in later or value != later[key]}
 
 
 class ScoreSummary(_Strict):
@@ -183,6 +176,8 @@ class ExecutionSpec(_Strict):
 class Manifest(_Strict):
     """Contents of `manifest.json`; `load_manifest` reads and checks it."""
 
+    _later: ClassVar[frozenset[str]] = frozenset({"action_errors"})
+
     schema_version: int
     name: str
     task: dict[str, Any]
@@ -201,14 +196,6 @@ class Manifest(_Strict):
     scores: list[ScoreSummary] = Field(default_factory=list)
     action_errors: dict[str, float] = Field(default_factory=dict)
     """By engine: how much its actions differ from eager torch's at most, in their range of 2 (`bench --record`)."""
-
-    @model_serializer(mode="wrap")
-    def _as_before_action_errors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `action_errors` where none were measured, so that earlier versions read it."""
-        written: dict[str, Any] = handler(self)
-        if not self.action_errors:
-            written.pop("action_errors", None)
-        return written
 
     @field_validator("files")
     @classmethod

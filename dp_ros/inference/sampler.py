@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, model_validator
+
+from dp_ros.task.later import WithLaterKeys
 
 #: Logarithm of signal over noise below which DPM-Solver++ does not begin, the value that diffusers recommends for this
 #: schedule.
 LOWEST_LOG_RATIO = -5.1
 
 
-class SamplerSpec(BaseModel):
+class SamplerSpec(WithLaterKeys):
     """Noise schedule of the training and number of steps of the sampling."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _later: ClassVar[frozenset[str]] = frozenset({"warm_start", "top_level"})
 
     train_steps: int = Field(default=100, ge=2, le=10000)
     """Number of noise levels in training."""
@@ -76,16 +72,6 @@ class SamplerSpec(BaseModel):
                     f"{self.train_steps - 1}, one below train_steps"
                 )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `warm_start` and `top_level` where they say nothing: what was written before stays what it is."""
-        written: dict[str, Any] = handler(self)
-        if not self.warm_start:
-            written.pop("warm_start", None)
-        if self.top_level is None:
-            written.pop("top_level", None)
-        return written
 
 
 class DenoisingStep(NamedTuple):

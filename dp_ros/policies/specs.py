@@ -6,24 +6,24 @@ observe pictures and to no others, so that no option is without effect.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
 from dp_ros.task import TaskSpec
+from dp_ros.task.later import WithLaterKeys
 
 
-class VisionSpec(BaseModel):
+class VisionSpec(WithLaterKeys):
     """How pictures become features."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _later: ClassVar[frozenset[str]] = frozenset({"activation", "norm", "pooling", "crop_rounds"})
 
     encoder: Literal["small", "resnet18"] = "small"
     """small: two stages that a CPU can train; resnet18: with group norm, as in the paper."""
@@ -71,18 +71,6 @@ class VisionSpec(BaseModel):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _without_what_most_do_not_need(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Older versions read what is written, unless it needs what they do not have."""
-        fields: dict[str, Any] = handler(self)
-        for name in _LATER:
-            if name in fields and fields[name] == type(self).model_fields[name].default:
-                del fields[name]
-        return fields
-
-
-#: Fields of `VisionSpec` that are written only where they are not at their default.
-_LATER = ("activation", "norm", "pooling", "crop_rounds")
 
 #: How the U-Net is told what was observed (Chi et al., 2023, compare the three in their code). global: every block is
 #: modulated by it (FiLM). local: it is put beside the actions of the same steps, through blocks of its own.

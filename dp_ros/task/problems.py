@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dp_ros.errors import UserError
+from dp_ros.task.later import WithLaterKeys
 
 TOPIC = r"^(/|~/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$"
 KEY = r"^[a-z][a-z0-9_]*$"
@@ -19,23 +20,10 @@ class TaskError(UserError):
     """A task file that cannot be used; the message names file, key, what was given and what is allowed."""
 
 
-class Strict(BaseModel):
+class Strict(WithLaterKeys):
     """A part of a task: no unknown keys, no changes, no infinities."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    #: Keys that came later than the first tasks: left out of dumps and digests while they have their default,
-    #: so that older tasks, recordings and models keep their digests.
-    _later: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        for key in self._later:
-            if key in dumped and getattr(self, key) == type(self).model_fields[key].get_default(
-                call_default_factory=True
-            ):
-                del dumped[key]
-        return dumped
 
 
 class KeyProblem(ValueError):
