@@ -18,8 +18,7 @@ from torch import Tensor
 
 from dp_ros.errors import UserError
 from dp_ros.importing.weights import WeightReader
-from dp_ros.policies.specs import VisionSpec
-from dp_ros.policies.vision import middle
+from dp_ros.policies.specs import VisionSpec, middle
 
 #: The last maps of a ResNet have a cell for so many pixels, along each side.
 _STRIDE = 32

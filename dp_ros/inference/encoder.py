@@ -1,4 +1,4 @@
-"""Pictures to features with ONNX Runtime, a graph a camera, each picture once.
+"""Pictures to features, each picture once.
 
 With n_obs_steps > 1 a picture is in several observations, and a node has those that its next inference will look at
 encoded when they arrive, before it is due (`Engine.see`). A picture is known by its stamp where it has one
@@ -9,17 +9,13 @@ and the next episode of a simulation have the same ones; a `FrameStamp` also say
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from dp_ros.inference.manifest import Manifest, ManifestError, encoder_file, verify_file
 from dp_ros.runtime.observation import FrameStamp
-from dp_ros.task import ObservationSpec, TaskSpec
 
 #: Pictures of a camera that are remembered, beyond those of an observation.
 _SPARE = 2
@@ -27,86 +23,60 @@ _SPARE = 2
 Floats = NDArray[np.float32]
 
 
-def session_options(threads: int, spin: bool = False) -> onnxruntime.SessionOptions:
-    """So many threads, which sleep where they have nothing to do, or spin: between calls, too."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    options.log_severity_level = 3
-    return options
+#: Pictures (n, height, width, channels) uint8 to features (n, F); what a picture gives does not depend on the others.
+Encode = Callable[[NDArray[Any]], Floats]
 
 
 class PictureEncoders:
-    """Encoders of the cameras of a model folder.
+    """Encoders of the cameras of a model, and what they gave of the last pictures.
 
     Args:
-        folder: the model folder.
-        manifest: its manifest.
-        cameras: image streams.
+        encoders: {camera: its encoder}.
         n_obs_steps: pictures of an observation.
-        threads: CPU threads of an encoder.
-        providers: execution providers of ONNX Runtime, with their options.
-
-    Raises:
-        ManifestError: if a graph is missing or damaged.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        cameras: Mapping[str, ObservationSpec],
-        n_obs_steps: int,
-        threads: int,
-        providers: Sequence[Any] = ("CPUExecutionProvider",),
-    ) -> None:
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-        self._seen: dict[str, deque[tuple[FrameStamp | None, NDArray[Any] | None, Floats]]] = {}
+    def __init__(self, encoders: Mapping[str, Encode], n_obs_steps: int) -> None:
+        self._encoders = dict(encoders)
+        self._seen: dict[str, deque[tuple[FrameStamp | None, NDArray[Any] | None, Floats]]] = {
+            key: deque(maxlen=n_obs_steps + _SPARE) for key in encoders
+        }
         self.encoded = 0
         """Pictures that had to be encoded."""
-        for key in cameras:
-            path = verify_file(folder, manifest, encoder_file(key))
-            try:
-                self._sessions[key] = onnxruntime.InferenceSession(
-                    str(path), session_options(threads), providers=list(providers)
-                )
-            except Exception as error:  # onnxruntime raises a dozen unrelated classes
-                raise ManifestError(f"{path}: ONNX Runtime cannot load it: {error}") from error
-            self._seen[key] = deque(maxlen=n_obs_steps + _SPARE)
 
     def see(self, key: str, picture: NDArray[Any], frame: FrameStamp | None = None) -> Floats:
         """Features (F,) of a picture (height, width, channels) uint8 of a camera, from memory where it was seen.
 
         `frame` is what it is known by; without one, its content is.
         """
-        seen = self._seen[key]
-        for known, content, features in reversed(seen):
-            if (known == frame) and (content is None or np.array_equal(content, picture)):
-                return features
-        (found,) = self._sessions[key].run(None, {"picture": np.ascontiguousarray(picture)[None]})
-        features = np.asarray(found, np.float32).reshape(-1)
-        seen.append((frame, picture.copy() if frame is None else None, features))
-        self.encoded += 1
-        return features
+        return self.encode(key, picture[None], None if frame is None else [frame])[0]
 
     def encode(self, key: str, pictures: NDArray[Any], frames: Sequence[FrameStamp] | None = None) -> Floats:
         """Features (n, F) of a camera's pictures (n, height, width, channels), known by `frames` if given."""
         known: Sequence[FrameStamp | None] = [None] * len(pictures) if frames is None else frames
-        return np.stack(
-            [self.see(key, picture, frame) for picture, frame in zip(pictures, known, strict=True)]
-        )
+        first = [
+            next(j for j in range(i + 1) if _same(picture, frame, pictures[j], known[j]))
+            for i, (picture, frame) in enumerate(zip(pictures, known, strict=True))
+        ]
+        features = {i: self._recall(key, pictures[i], known[i]) for i in first}
+        new = [i for i, found in features.items() if found is None]
+        if new:
+            for i, found in zip(new, self._encoders[key](pictures[new]), strict=True):
+                features[i] = found
+                self._seen[key].append((known[i], pictures[i].copy() if known[i] is None else None, found))
+            self.encoded += len(new)
+        return np.stack([features[i] for i in first])  # type: ignore[misc]
 
-
-def encoders_of(
-    folder: Path,
-    manifest: Manifest,
-    task: TaskSpec,
-    threads: int,
-    providers: Sequence[Any] = ("CPUExecutionProvider",),
-) -> PictureEncoders | None:
-    """Those of a model's cameras, None if it has none. Raises ManifestError."""
-    cameras = {key: spec for key, spec in task.observations.items() if spec.is_image}
-    if not cameras:
+    def _recall(self, key: str, picture: NDArray[Any], frame: FrameStamp | None) -> Floats | None:
+        for known, content, features in reversed(self._seen[key]):
+            if _same(picture, frame, content, known):
+                return features
         return None
-    return PictureEncoders(folder, manifest, cameras, task.n_obs_steps, threads, providers)
+
+
+def _same(
+    picture: NDArray[Any],
+    frame: FrameStamp | None,
+    other: NDArray[Any] | None,
+    other_frame: FrameStamp | None,
+) -> bool:
+    return frame == other_frame and (frame is not None or np.array_equal(picture, other))  # type: ignore[arg-type]

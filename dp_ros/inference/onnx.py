@@ -18,7 +18,6 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dp_ros.errors import UserError
-from dp_ros.inference.encoder import encoders_of, session_options
 from dp_ros.inference.engine import CheckedEngine
 from dp_ros.inference.gpu import PROVIDERS, providers
 from dp_ros.inference.manifest import (
@@ -31,6 +30,7 @@ from dp_ros.inference.manifest import (
     ManifestError,
     verify_file,
 )
+from dp_ros.inference.onnx_encoder import encoders_of, session_options
 from dp_ros.inference.sampler import inpainting_noise, step_noise
 from dp_ros.runtime.prefix import Prefix
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dp_ros.inference.native.engine import cpu_flags
+from dp_ros.inference.native.library import cpu_flags
 
 LIBRARY = "libdp_ros_norm_mish.so"
 _NEEDED_FLAGS = {"avx2", "fma"}

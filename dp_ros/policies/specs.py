@@ -72,6 +72,11 @@ class VisionSpec(WithLaterKeys):
         return self
 
 
+def middle(whole: int, part: int, rounds: bool = False) -> int:
+    """Where a part in the middle of a whole begins, in pixels."""
+    return round((whole - part) / 2) if rounds else (whole - part) // 2
+
+
 #: How the U-Net is told what was observed (Chi et al., 2023, compare the three in their code). global: every block is
 #: modulated by it (FiLM). local: it is put beside the actions of the same steps, through blocks of its own.
 #: inpainting: actions and observations are denoised together, with those that were observed put in at each step.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dp_ros.errors import UserError
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
-from dp_ros.policies.specs import VisionSpec
+from dp_ros.policies.specs import VisionSpec, middle
 from dp_ros.task import ObservationSpec
 
 _SMALL_CHANNELS = (16, 32)
@@ -167,11 +167,6 @@ def crop(
         pixels = pictures.transpose(1, 2).transpose(2, 3)[sample, rows.unsqueeze(2), columns.unsqueeze(1)]
         pixels = pixels.permute(0, 3, 1, 2, 4)
     return pixels, (rows + 0.5) * (2.0 / height) - 1.0, (columns + 0.5) * (2.0 / width) - 1.0
-
-
-def middle(whole: int, part: int, rounds: bool = False) -> int:
-    """Where a part in the middle of a whole begins, in pixels."""
-    return round((whole - part) / 2) if rounds else (whole - part) // 2
 
 
 def _spread(places: Tensor, n: int) -> Tensor:

@@ -28,8 +28,9 @@ from dp_ros.inference.manifest import (  # noqa: E402
     write_manifest,
 )
 from dp_ros.inference.native import engine as native  # noqa: E402
+from dp_ros.inference.native import library  # noqa: E402
 from dp_ros.inference.native.engine import NativeEngine, why_not  # noqa: E402
-from dp_ros.inference.native.layout import INTERFACE  # noqa: E402
+from dp_ros.inference.native.library import INTERFACE  # noqa: E402
 from dp_ros.inference.sampler import SamplerSpec, sampling_noise  # noqa: E402
 from dp_ros.inference.torch import sample_batch  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
@@ -327,24 +328,24 @@ def test_what_it_is_not_made_for_is_said(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert "kernel_size is 9, it is made for 3, 5, 7" in why_not(other(kernel_size=9))
     assert "conditioning global, the model's is local" in why_not(other(conditioning="local"))
-    monkeypatch.setattr(native, "LIBRARY", "libnot_there.so")
-    native.library.cache_clear()
-    native._why_no_library.cache_clear()
+    monkeypatch.setattr(library, "LIBRARY", "libnot_there.so")
+    library.library.cache_clear()
+    library.why_no_library.cache_clear()
     try:
         assert "libnot_there.so cannot be used; build the package" in why_not(manifest)
         with pytest.raises(UserError, match="libnot_there.so cannot be used"):
             load_engine(folder, "native")
         monkeypatch.undo()
-        monkeypatch.setattr(native, "INTERFACE", 99)
-        native.library.cache_clear()
-        native._why_no_library.cache_clear()
+        monkeypatch.setattr(library, "INTERFACE", 99)
+        library.library.cache_clear()
+        library.why_no_library.cache_clear()
         assert f"has interface {INTERFACE}, this code needs 99" in why_not(manifest), (
             "a library of another version is not called"
         )
-        monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")
-        monkeypatch.setattr(native, "cpu_flags", lambda: {"sse2", "avx2"})
-        native._why_no_library.cache_clear()
+        monkeypatch.setattr(library.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(library, "cpu_flags", lambda: {"sse2", "avx2"})
+        library.why_no_library.cache_clear()
         assert why_not(manifest) == "the processor has no fma"
     finally:
-        native.library.cache_clear()
-        native._why_no_library.cache_clear()
+        library.library.cache_clear()
+        library.why_no_library.cache_clear()

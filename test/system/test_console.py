@@ -39,6 +39,18 @@ from dp_ros.task import load_task  # noqa: E402
 from test.data.recorded import random_episode  # noqa: E402
 
 LIMIT_MS = 30_000
+LONG_PRESS_MS = 1_000  # longer than browsers wait before they open a menu under a finger
+#: What the page says that explains why something does not happen.
+SHOWN = [
+    "#toast",
+    "#control",
+    "#alarm",
+    "#problems",
+    "#teleop-state",
+    "#robot-phase",
+    "#policy-state",
+    "#policy-message",
+]
 #: A gamepad that the browser is made to believe in: `press(button, 1)`, `pad.axes`.
 FAKE_PAD = """
 window.pad = { id: "pad", connected: true, mapping: "standard", axes: [0, 0, 0, 0],
@@ -59,7 +71,9 @@ def chromium() -> Iterator[Any]:
 def until(condition: Callable[[], Any], what: str, page: Any, limit_s: float = 30.0) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < end_s, f"waited in vain for {what}"
+        if time.monotonic() > end_s:
+            shown = {where: page.locator(where).first.inner_text() for where in SHOWN}
+            raise AssertionError(f"waited in vain for {what}; the page shows {shown}")
         page.wait_for_timeout(50)
 
 
@@ -102,14 +116,16 @@ class Person:
         said = self.page.locator("#toast")
 
         def begun() -> bool:
-            """Pressed again while the console has not discovered the recorder's services."""
+            """Pressed again while the console has not discovered the recorder, or the recorder not its streams."""
             self.page.keyboard.press("c")
             until(
-                lambda: re.search("^recording|already recording|nobody offers", said.inner_text()),
+                lambda: re.search(
+                    "^recording|already recording|nobody offers|received on", said.inner_text()
+                ),
                 "an answer",
                 self.page,
             )
-            return "nobody offers" not in said.inner_text()
+            return "recording" in said.inner_text()
 
         until(begun, "the recorder", self.page)
         self.sees("#recorder-phase", "recording")
@@ -146,14 +162,14 @@ class Person:
         reached: Callable[[], bool],
         moves: int = 5,
     ) -> None:
-        """The same with a finger on a telephone, which stays until the robot is there."""
+        """The same with a finger on a telephone: it rests long enough for a menu, and stays until it is reached."""
         box, fingers = self.canvas(), self.page.context.new_cdp_session(self.page)
         for k in range(moves + 1):
             x, y = (a + (b - a) * k / moves for a, b in zip(start, end, strict=True))
             at = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}]
             kind = "touchMove" if k else "touchStart"
             fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
-            self.page.wait_for_timeout(50)
+            self.page.wait_for_timeout(50 if k else LONG_PRESS_MS)
         until(reached, "the robot to follow the finger", self.page)
         fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
@@ -347,9 +363,10 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
         person.drag((0.5, 0.5), (0.3, 0.5), moves=15)
         person.sees("#policy-state", "running")
         page.keyboard.press("Escape")
-        person.sees("#policy-message", "EMERGENCY_STOP")
+        person.sees("#alarm", "Emergency stop is pressed")
+        person.sees("#policy-state", "idle")  # the message is still that of the run before, for a moment
         page.click('[data-do="policy.clear_emergency_stop"]')
-        person.sees("#policy-state", "idle")
+        until(lambda: page.locator("#alarm").is_hidden(), "the end of the alarm", page)
 
         # control is free again once its holder is gone, and a finger drives, too
         page.close()

@@ -100,12 +100,15 @@ def declared_parameters(bringup: Bringup, check) -> dict[str, set[str]]:  # type
         for node in bringup.nodes:
             client = probe.create_client(ListParameters, f"/{node.name}/list_parameters")
             deadline = time.monotonic() + 40
-            while not client.wait_for_service(timeout_sec=0.5):
+            answer = None
+            while answer is None:  # a server that has not discovered who asks cannot answer: asked again
                 check()
-                assert time.monotonic() < deadline, f"{node.name} never came up"
-            answer = client.call_async(ListParameters.Request())
-            executor.spin_until_future_complete(answer, timeout_sec=20)
-            found[node.name] = set(answer.result().result.names)
+                assert time.monotonic() < deadline, f"{node.name} never answered"
+                if client.wait_for_service(timeout_sec=0.5):
+                    asked = client.call_async(ListParameters.Request())
+                    executor.spin_until_future_complete(asked, timeout_sec=5)
+                    answer = asked.result()
+            found[node.name] = set(answer.result.names)
         return found
     finally:
         probe.destroy_node()

@@ -1,19 +1,16 @@
 """Engine in compiled code: the U-Net and its denoising loop, made for the CPU and for one chunk at a time.
 
 Many times as fast as eager torch, because with batch 1 most of the time goes into calling small operators and
-into convolutions over 4 to 16 steps that no library is made for. ONNX Runtime encodes pictures, each once. Easy to get
-wrong: the arithmetic is that of `policies/unet1d.py` and of `policies/diffusion.py` written a third time, beside torch
-and the ONNX graph; tests hold all of them against diffusers. The call releases the GIL.
+into convolutions over 4 to 16 steps that no library is made for. Pictures are encoded once each, by a ResNet in
+compiled code as well, by other encoders in ONNX Runtime. Easy to get wrong: the arithmetic is that of
+`policies/unet1d.py` and of `policies/diffusion.py` written a third time, beside torch and the ONNX graph; tests hold
+all of them against diffusers. The call releases the GIL.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import importlib.util
 import math
-import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,16 +30,17 @@ from dp_ros.inference.manifest import (
     encoder_file,
     verify_file,
 )
+from dp_ros.inference.native.encoder import resnet_of, resnets_of
 from dp_ros.inference.native.layout import (
     BFLOATS,
     BYTES_BYTES,
     BYTES_SHORTS,
     FLOATS,
-    INTERFACE,
     KERNEL_SIZES,
     Convolution,
     UnetLayout,
 )
+from dp_ros.inference.native.library import SPIN, library, why_no_library
 from dp_ros.inference.ranges import scale_and_offset
 from dp_ros.inference.sampler import (
     SamplerSpec,
@@ -56,13 +54,9 @@ from dp_ros.inference.sampler import (
 from dp_ros.policies.specs import UnetSpec, conditioning_of
 from dp_ros.runtime.prefix import Prefix
 
-LIBRARY = "libdp_ros_unet1d.so"
-_NEEDED_FLAGS = {"avx2", "fma"}
 #: Engines by what their weights are.
 KINDS = {"native": FLOATS, "native_int8": BYTES_SHORTS, "native_w8a8": BYTES_BYTES, "native_bf16": BFLOATS}
 _NEEDED_BY_KIND = {"native_int8": "AVX2", "native_w8a8": "AVX-512 VNNI", "native_bf16": "AVX-512 BF16"}
-#: Turns that a thread waits awake for the others before it gives way, if it spins; a convolution takes some thousand.
-SPIN = 4000
 #: Of a row with a matrix, for which OpenBLAS takes no further thread (its GEMM_MULTITHREAD_THRESHOLD).
 MOST_PRODUCTS = 9216
 Floats = NDArray[np.float32]
@@ -124,6 +118,7 @@ class NativeEngine(CheckedEngine):
                 raise ValueError(f"widths are {layout.widths}, the manifest says {network.widths}")
             film = weights["film.weight"], weights["film.bias"]
             embedded = _step_embedding(weights, network.step_dim)
+            encoders = resnets_of(stored, manifest, self.task, threads, SPIN if spin else 0)
         except (SafetensorError, KeyError, ValueError) as error:
             raise ManifestError(f"{path}: does not fit the network of the manifest: {error!r}") from error
         self._steps = steps = denoising_steps(manifest.sampler, num_inference_steps)
@@ -141,10 +136,11 @@ class NativeEngine(CheckedEngine):
         }
         longest = self.task.n_obs_steps - 1 + network.prefix_steps if network.prefix_steps else 0
         self._can_be_known = np.arange(self.task.horizon) < longest
-        if any(spec.is_image for spec in self.task.observations.values()):
-            from dp_ros.inference.encoder import encoders_of
+        if encoders is None and any(spec.is_image for spec in self.task.observations.values()):
+            from dp_ros.inference.onnx_encoder import encoders_of
 
-            self._encoders = encoders_of(folder, manifest, self.task, threads)
+            encoders = encoders_of(folder, manifest, self.task, threads)
+        self._encoders = encoders
         self._network = _Network(layout, manifest.sampler, threads, SPIN if spin else 0)
 
     def sample_batch(
@@ -324,54 +320,14 @@ def why_not(manifest: Manifest) -> str:
         return f"it is made for conditioning global, the model's is {conditioning_of(network)}"
     if network.kernel_size not in KERNEL_SIZES:
         return f"kernel_size is {network.kernel_size}, it is made for {', '.join(map(str, KERNEL_SIZES))}"
-    if getattr(network, "vision", None) is not None:
+    if getattr(network, "vision", None) is not None and resnet_of(network) is None:
         cameras = [key for key, spec in manifest.task_spec().observations.items() if spec.is_image]
         absent = [name for name in map(encoder_file, cameras) if name not in manifest.files]
         if absent:
             return f"the model has no {', '.join(absent)}; export it again"
         if importlib.util.find_spec("onnxruntime") is None:
             return "onnxruntime, which encodes pictures, is not installed"
-    return _why_no_library()
-
-
-@functools.cache
-def _why_no_library() -> str:
-    if platform.machine() in ("x86_64", "AMD64") and not cpu_flags() >= _NEEDED_FLAGS:
-        return f"the processor has no {' and '.join(sorted(_NEEDED_FLAGS - cpu_flags()))}"
-    try:
-        library()
-    except OSError as error:
-        return f"{LIBRARY} cannot be used; build the package ({error})"
-    return ""
-
-
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The compiled code, which CMakeLists.txt builds; raises OSError where it is missing or of another version."""
-    prefixes = [
-        Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix
-    ]
-    installed = [prefix / "lib" / LIBRARY for prefix in prefixes]
-    loaded = ctypes.CDLL(str(next((path for path in installed if path.is_file()), LIBRARY)))
-    found = loaded.dp_unet1d_interface() if hasattr(loaded, "dp_unet1d_interface") else 0
-    if found != INTERFACE:
-        raise OSError(f"{loaded._name} has interface {found}, this code needs {INTERFACE}")
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
-    loaded.dp_unet1d_create.restype = pointer
-    loaded.dp_unet1d_create.argtypes = [pointer, ctypes.c_int, pointer, number, pointer, number, number]
-    loaded.dp_unet1d_create.argtypes += [ctypes.c_int] * 4 + [number] * 4 + [ctypes.c_int] * 4
-    loaded.dp_unet1d_destroy.argtypes = [pointer]
-    loaded.dp_unet1d_draw.argtypes = [pointer, ctypes.c_int, ctypes.c_int, *[pointer] * 9]
-    return loaded
-
-
-def cpu_flags() -> set[str]:
-    """What the processor can do, as Linux names it; empty where that is not said."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+    return why_no_library()
 
 
 def _pointer(array: Floats) -> int:

@@ -18,11 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-#: What is agreed on with `unet1d.cpp`; raised there and here with every change of its functions or of Convolution.
-INTERFACE = 2
-#: Outputs in a block of weights, as in `unet1d.cpp`.
-BLOCK = 16
+from dp_ros.inference.native.library import BLOCK, Floats, in_blocks
+
 KERNEL_SIZES = (3, 5, 7)
 #: Of weights, `DpKind` in `unet1d.cpp`: what they are, and what the inputs are that they meet.
 FLOATS, BYTES_SHORTS, BYTES_BYTES, BFLOATS = range(4)
@@ -235,10 +232,9 @@ class UnetLayout:
         """Weights (cout, cin, taps) in blocks of outputs: (cin, taps, BLOCK), narrow ones (cin / n, taps, BLOCK, n)."""
         if self._kind != FLOATS and min(weight.shape[:2]) >= BLOCK:
             return self._narrow(weight)
-        cout, cin, taps = weight.shape
-        padded = np.zeros((-(-cout // BLOCK) * BLOCK, cin, taps), np.float32)
-        padded[:cout] = weight
-        return Packed(FLOATS, self._store(padded.reshape(-1, BLOCK, cin, taps).transpose(0, 2, 3, 1)))
+        _, cin, taps = weight.shape
+        blocks = in_blocks(weight).reshape(-1, BLOCK, cin, taps)
+        return Packed(FLOATS, self._store(blocks.transpose(0, 2, 3, 1)))
 
     def _narrow(self, weight: Floats) -> Packed:
         cout, cin, taps = weight.shape
@@ -265,9 +261,7 @@ class UnetLayout:
 
     def _padded(self, values: Floats) -> int:
         """Place of a value for each output, zeros behind them up to whole blocks."""
-        padded = np.zeros(-(-len(values) // BLOCK) * BLOCK, np.float32)
-        padded[: len(values)] = values
-        return self._store(padded)
+        return self._store(in_blocks(values))
 
     def _store(self, values: Floats) -> int:
         at = self._n_parameters

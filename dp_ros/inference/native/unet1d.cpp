@@ -24,40 +24,24 @@
 // dp_ros/policies/unet1d.py (Chi et al., 2023, arXiv 2303.04137), which tests hold it against.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <mutex>
-#include <new>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
-#include <sched.h>
-#include <sys/mman.h>
+#include "team.hpp"
+#include "vectors.hpp"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace {
 
-typedef float Floats __attribute__((vector_size(32)));            // 8 values
-typedef float LooseFloats __attribute__((vector_size(32), aligned(4)));  // the same, anywhere in memory
-typedef int32_t Ints __attribute__((vector_size(32)));
-
-constexpr int LANES = 8;
-constexpr int BLOCK = 2 * LANES;      // outputs that a kernel computes at a time
 constexpr int PAIRS = 32;             // of inputs, after which sums of 8-bit products go to float before they overflow
-constexpr int CHUNK_BYTES = 16384;    // of weights that are kept in the first-level cache
 constexpr int COEFFICIENTS = 11;      // of a denoising step, `DenoisingStep` without its level
 constexpr float MISH_IS_LINEAR = 20.0f;
-
-inline Floats load(const float *from) { return *reinterpret_cast<const LooseFloats *>(from); }
-inline void store(float *to, Floats value) { *reinterpret_cast<LooseFloats *>(to) = value; }
-inline Floats all(float value) { return value - Floats{}; }
 
 // exp of values up to about 80: 2^n times a polynomial of the rest (coefficients of the Cephes library's expf).
 inline Floats exponential(Floats x) {
@@ -418,32 +402,6 @@ int unit_of(const DpConvolution &op) {
   return all_outputs;
 }
 
-// Threads wait here for one another: awake for so many turns, a convolution takes some thousand, then giving way.
-class Barrier {
- public:
-  Barrier(int members, int turns) : members_(members), turns_(turns) {}
-  void wait() {
-    if (members_ == 1) return;
-    const unsigned round = round_.load(std::memory_order_relaxed);
-    if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
-      here_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-      return;
-    }
-    for (int turn = 0; round_.load(std::memory_order_acquire) == round; ++turn) {
-      if (turn > turns_) sched_yield();
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    }
-  }
-
- private:
-  const int members_, turns_;
-  std::atomic<int> here_{0};
-  std::atomic<unsigned> round_{0};
-};
-
 struct Sample {  // what a call draws; arrays have the samples in front
   int samples, steps;
   const float *noise;         // (samples, rows, dim), already scaled by the temperature
@@ -457,33 +415,6 @@ struct Sample {  // what a call draws; arrays have the samples in front
   float *actions;             // (samples, rows, dim), normalised
 };
 
-// Weights, in pages of 2 MB where the system has them: a large network is read from memory at every step, and looking up
-// pages of 4 KB costs up to half of the bandwidth.
-template <class T>
-class Weights {
- public:
-  Weights(const T *values, int64_t n) : bytes_((std::max<int64_t>(n, 1) * sizeof(T) + PAGE - 1) / PAGE * PAGE) {
-    void *memory = mmap(nullptr, bytes_ + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    mapped_ = memory;
-    values_ = reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(memory) + PAGE - 1) / PAGE * PAGE);
-#if defined(MADV_HUGEPAGE)
-    madvise(values_, bytes_, MADV_HUGEPAGE);  // a wish: what is refused is slower and nothing else
-#endif
-    std::copy(values, values + n, values_);
-  }
-  ~Weights() { munmap(mapped_, bytes_ + PAGE); }
-  Weights(const Weights &) = delete;
-  Weights &operator=(const Weights &) = delete;
-  const T &operator[](int64_t i) const { return values_[i]; }
-
- private:
-  static constexpr int64_t PAGE = int64_t(2) << 20;
-  const int64_t bytes_;
-  void *mapped_;
-  T *values_;
-};
-
 class Network {
  public:
   Network(const DpConvolution *ops, int n_ops, const float *parameters, int64_t n_parameters, const int8_t *bytes,
@@ -492,18 +423,7 @@ class Network {
           int64_t output_stride, int clip, int multistep, int threads, int spin)
       : ops_(ops, ops + n_ops), parameters_(parameters, n_parameters), bytes_(bytes, n_bytes),
         sample_floats_(sample_floats), film_(film), rows_(rows), dim_(dim), mask_(mask), input_(input), input_stride_(input_stride), output_(output),
-        output_stride_(output_stride), clip_(clip), multistep_(multistep), threads_(threads), barrier_(threads, spin), scratch_(threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
-  }
-
-  ~Network() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      ending_ = true;
-    }
-    wake_.notify_all();
-    for (auto &worker : workers_) worker.join();
-  }
+        output_stride_(output_stride), clip_(clip), multistep_(multistep), threads_(threads), scratch_(threads), team_(threads, spin, [this](int thread) { run(thread); }) {}
 
   void draw(const Sample &sample) {
     std::lock_guard<std::mutex> one_call_at_a_time(calls_);
@@ -512,13 +432,8 @@ class Network {
       condition_.resize(int64_t(sample.samples) * film_);
       last_clean_.resize(int64_t(sample.samples) * rows_ * dim_);
     }
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      sample_ = sample;
-      ++job_;
-    }
-    wake_.notify_all();
-    run(0);
+    sample_ = sample;
+    team_.run();
   }
 
  private:
@@ -531,31 +446,17 @@ class Network {
 #endif
   };
 
-  void work(int thread) {
-    for (uint64_t done = 0;;) {
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return ending_ || job_ != done; });
-        if (ending_) return;
-        done = job_;
-      }
-      run(thread);
-    }
-  }
-
   void run(int thread) {
     const Sample &s = sample_;
-    barrier_.wait();
     for (int k = 0; k < s.steps; ++k) {
       if (thread == 0) begin_step(s, k);
-      barrier_.wait();
+      team_.wait_for_one_another();
       for (const DpConvolution &op : ops_) {
         convolution(op, s, thread);
-        if (!op.joins) barrier_.wait();
+        if (!op.joins) team_.wait_for_one_another();
       }
       if (thread == 0) end_step(s, k);
     }
-    barrier_.wait();
   }
 
   // The actions so far, and which of them are known, as the network's input; the condition of this step.
@@ -768,14 +669,10 @@ class Network {
   const int64_t input_, input_stride_, output_, output_stride_;
   const int clip_, multistep_, threads_;  // multistep: DPM-Solver++, else DDIM or, with fresh noise, DDPM
   std::vector<float> memory_, condition_, last_clean_;
-  Barrier barrier_;
   std::vector<Scratch> scratch_;
-  std::vector<std::thread> workers_;
-  std::mutex calls_, mutex_;
-  std::condition_variable wake_;
-  uint64_t job_ = 0;
-  bool ending_ = false;
+  std::mutex calls_;
   Sample sample_{};
+  Team team_;  // last: its threads need the rest
 };
 
 }  // namespace
@@ -794,8 +691,8 @@ void *dp_unet1d_create(const DpConvolution *ops, int n_ops, const float *paramet
   }
 }
 
-// Of these functions and of DpConvolution; layout.py has the same number and takes no other.
-int dp_unet1d_interface() { return 2; }
+// Of the functions and structures of this library; library.py has the same number and takes no other.
+int dp_native_interface() { return 3; }
 
 // Whether this processor can compute with weights of a kind.
 int dp_unet1d_has(int kind) {
