@@ -4,7 +4,8 @@ The eager way is what one writes first and what other implementations run: torch
 around them, with the same weights, noise, number of steps and threads. Both run in turns, one call each, and the
 speedup is the median of the turns' ratios, so that other work on the machine falls on both. Easy to get wrong: the
 first calls of either are slow (memory, threads, kernels chosen) and do not count here; what they cost a node is in the
-start-up, measured in a process of its own.
+start-up, measured in a process of its own. And the threads of torch stay awake for some milliseconds after a call, on
+the cores that the next way needs: each call begins from rest, as on a robot between two chunks.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,14 +34,17 @@ from dp_ros.inference.sampler import sampling_noise
 from dp_ros.inference.torch import load_policy, sample_batch
 from dp_ros.policies.diffusion import DiffusionPolicy
 
+T = TypeVar("T")
 _WARM_UP = 3
 _FEWEST_TURNS = 10
 _OBSERVATIONS = 8
+#: Before a call that is timed: more than threads stay awake for nothing (those of GNU OpenMP about 6 ms).
+_REST_S = 0.03
 _START = """
 import json, sys, time
 begun = time.perf_counter()
 from dp_ros.inference.load import load_engine
-load_engine(sys.argv[1], sys.argv[2], threads=int(sys.argv[3]))
+engine = load_engine(sys.argv[1], sys.argv[2], threads=int(sys.argv[3]))  # kept: it is what is resident
 seconds = time.perf_counter() - begun
 status = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith("Vm"))
 print(json.dumps([seconds, int(status["VmRSS"].split()[0]) / 1024]))
@@ -119,9 +123,8 @@ def measure_inference(folder: Path, engine_name: str, threads: int, seconds: flo
         ways = [lambda: engine.sample(observation, noise), lambda: _eager(policy, observation, noise)]  # noqa: B023
         found: dict[int, tuple[float, NDArray[np.float32]]] = {}
         for way in (0, 1) if turn % 2 else (1, 0):
-            start = time.perf_counter()
-            actions = ways[way]()
-            found[way] = (1e3 * (time.perf_counter() - start), actions)
+            took_ms, actions = _timed(ways[way])
+            found[way] = (took_ms, actions)
         if turn >= 0:
             ours.append(found[0][0])
             eager.append(found[1][0])
@@ -186,15 +189,21 @@ def _measure_encoder(
             lambda: engine.sample(observation, noise),  # noqa: B023
             lambda: policy.encode(tensors),  # noqa: B023
         ):
-            start = time.perf_counter()
             with torch.inference_mode():
-                way()
-            taken.append(1e3 * (time.perf_counter() - start))
+                taken.append(_timed(way)[0])
         if turn >= 0:
             for values, took in zip((times.ours, times.sampler, times.eager), taken, strict=True):
                 values.append(took)
         turn += 1
     return times
+
+
+def _timed(way: Callable[[], T]) -> tuple[float, T]:
+    """ms of a call that begins from rest, and what it gives."""
+    time.sleep(_REST_S)
+    start = time.perf_counter()
+    found = way()
+    return 1e3 * (time.perf_counter() - start), found
 
 
 def _eager(

@@ -14,6 +14,7 @@ pytest.importorskip("safetensors")
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
+from dp_ros.benchmark.inference import _start  # noqa: E402
 from dp_ros.inference.encoder import PictureEncoders  # noqa: E402
 from dp_ros.inference.export import made_up_observations  # noqa: E402
 from dp_ros.inference.load import load_engine  # noqa: E402
@@ -27,6 +28,7 @@ from dp_ros.policies.specs import UnetSpec, VisionSpec  # noqa: E402
 from dp_ros.policies.vision import VisionEncoder  # noqa: E402
 from dp_ros.task import ObservationSpec, load_task  # noqa: E402
 from test.inference.test_native import folder_of  # noqa: E402
+from test.inference.test_native import policy_of as unet_policy  # noqa: E402
 
 RESNET = VisionSpec(encoder="resnet18", keypoints=5, features=6)
 STATISTICS = {"agent_pos": {"min": [0.0, 0.0], "max": [512.0, 512.0]}} | {
@@ -159,6 +161,14 @@ def test_a_model_of_two_cameras_draws_what_torch_draws_without_a_graph(
     for observation in made_up_observations(policy, 3):
         expected = sample_batch(policy, {k: v[None] for k, v in observation.items()}, noise[None], None)[0]
         np.testing.assert_allclose(engine.sample(observation, noise), expected, atol=512 * 2e-5)
+
+
+def test_a_process_that_runs_a_model_has_its_weights_in_memory_once(tmp_path: Path) -> None:
+    large, small = folder_of(policy_of(), tmp_path / "large"), folder_of(unet_policy(), tmp_path / "small")
+    weights_mb = ((large / WEIGHTS_FILE).stat().st_size - (small / WEIGHTS_FILE).stat().st_size) / 2**20
+    assert weights_mb > 80
+    with_weights, without = (_start(folder, "native", 1)[1] for folder in (large, small))
+    assert 0.95 * weights_mb < with_weights - without < 1.4 * weights_mb
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:

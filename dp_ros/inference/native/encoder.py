@@ -187,7 +187,7 @@ class ResnetEncoder:
         whole, size = camera.shape[:2], camera.crop or camera.shape[:2]
         self._from = [middle(n, part, spec.crop_rounds) for n, part in zip(whole, size, strict=True)]
         self._size = size
-        self._layout = layout = ResnetLayout(weights, (*size, camera.shape[2]), folded=spec.norm == "folded")
+        layout = ResnetLayout(weights, (*size, camera.shape[2]), folded=spec.norm == "folded")
         self._scale, self._offset = scale_and_offset(low, high)
         if spec.pooling == "keypoints":
             y, x = (
@@ -202,7 +202,7 @@ class ResnetEncoder:
                 (weights[f"hidden.{i}.weight"].T, weights[f"hidden.{i}.bias"]) for i in (0, 2) if spec.hidden
             ]
         operations = (Convolution2d * len(layout.operations))(*layout.operations)
-        out = layout.output
+        self._out = out = layout.output  # and nothing else of it: the library has a copy of the weights
         self._handle = self._library.dp_conv2d_create(
             *(operations, len(operations), layout.parameters.ctypes.data, layout.parameters.size),
             *(layout.picture_floats, out.at, out.height * out.pitch, threads, spin),
@@ -218,7 +218,7 @@ class ResnetEncoder:
         """Features (n, F) of pictures (n, height, width, channels) uint8."""
         (top, left), (height, width) = self._from, self._size
         seen = np.ascontiguousarray(pictures[:, top : top + height, left : left + width], np.uint8)
-        out = self._layout.output
+        out = self._out
         maps = np.empty((len(seen), out.height * out.width, out.channels), np.float32)
         if self._library.dp_conv2d_run(
             self._handle,

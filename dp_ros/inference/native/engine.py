@@ -105,7 +105,7 @@ class NativeEngine(CheckedEngine):
         try:
             stored = load_file(path)
             weights = {key.removeprefix("unet."): value for key, value in stored.items()}
-            self._layout = layout = UnetLayout(
+            layout = UnetLayout(
                 weights,
                 rows=self.task.horizon,
                 action_dim=self.task.action.dim,

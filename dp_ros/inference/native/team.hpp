@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
 
@@ -75,6 +76,7 @@ class Team {
  public:
   // `work` is called in each with its number, from 0.
   Team(int members, int turns, std::function<void(int)> work) : work_(std::move(work)), barrier_(members, turns) {
+    if (sched_getaffinity(0, sizeof allowed_, &allowed_)) CPU_ZERO(&allowed_);
     for (int i = 1; i < members; ++i) others_.emplace_back([this, i] { wait_and_work(i); });
   }
 
@@ -92,6 +94,7 @@ class Team {
 
   // Until all of them have done it. One call at a time.
   void run() {
+    stay_away_from(sched_getcpu());
     {
       std::lock_guard<std::mutex> lock(mutex_);
       ++job_;
@@ -104,6 +107,17 @@ class Team {
   void wait_for_one_another() { barrier_.wait(); }
 
  private:
+  // The others get any core but that of the calling thread. A kernel that wakes a thread likes to put it beside the one
+  // that woke it, in a virtual machine even where another core sleeps, and there it would wait for milliseconds.
+  void stay_away_from(int core) {
+    if (core == core_ || others_.empty() || core < 0) return;
+    core_ = core;
+    cpu_set_t left = allowed_;
+    CPU_CLR(core, &left);
+    if (CPU_COUNT(&left) == 0) return;
+    for (auto &other : others_) pthread_setaffinity_np(other.native_handle(), sizeof left, &left);
+  }
+
   void wait_and_work(int member) {
     for (uint64_t done = 0;;) {
       {
@@ -118,6 +132,8 @@ class Team {
   }
 
   const std::function<void(int)> work_;
+  cpu_set_t allowed_{};
+  int core_ = -1;
   Barrier barrier_;
   std::mutex mutex_;
   std::condition_variable wake_;
