@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,32 @@ def test_narrow_weights_draw_what_torch_draws_with_numbers_that_are_rounded_so(
     rounded = np.median(differences(policy, engine))  # type: ignore[arg-type]
     assert rounded < (1e-4 if kind == "native_int8" else 1e-6)
     assert plain > 10 * rounded, "it does round"
+
+
+_NO_ROOM = """
+import pathlib, resource, sys
+from dp_ros.errors import UserError
+from dp_ros.inference.load import load_engine
+
+def load(threads):
+    return load_engine(sys.argv[1], "native", threads=threads)
+
+load(1)
+pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 300 * 2**20,) * 2)
+try:
+    load(500)
+except UserError as error:
+    print(error)
+load(2)
+"""
+
+
+def test_threads_that_the_system_does_not_give_are_refused_and_the_process_lives(tmp_path: Path) -> None:
+    folder = folder_of(policy_of(), tmp_path / "m")
+    done = subprocess.run([sys.executable, "-c", _NO_ROOM, str(folder)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "engine native: no memory or no thread for the model (500 threads)\n"
 
 
 def test_a_kind_that_the_processor_does_not_compute_with_is_refused(

@@ -74,20 +74,18 @@ class Weights {
 // Threads that do a piece of work together, the calling one with them. They sleep between calls.
 class Team {
  public:
-  // `work` is called in each with its number, from 0.
+  // `work` is called in each with its number, from 0. Throws where there is no thread to be had.
   Team(int members, int turns, std::function<void(int)> work) : work_(std::move(work)), barrier_(members, turns) {
     if (sched_getaffinity(0, sizeof allowed_, &allowed_)) CPU_ZERO(&allowed_);
-    for (int i = 1; i < members; ++i) others_.emplace_back([this, i] { wait_and_work(i); });
+    try {
+      for (int i = 1; i < members; ++i) others_.emplace_back([this, i] { wait_and_work(i); });
+    } catch (...) {
+      end();
+      throw;
+    }
   }
 
-  ~Team() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      ending_ = true;
-    }
-    wake_.notify_all();
-    for (auto &other : others_) other.join();
-  }
+  ~Team() { end(); }
 
   Team(const Team &) = delete;
   Team &operator=(const Team &) = delete;
@@ -107,6 +105,15 @@ class Team {
   void wait_for_one_another() { barrier_.wait(); }
 
  private:
+  void end() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ending_ = true;
+    }
+    wake_.notify_all();
+    for (auto &other : others_) other.join();
+  }
+
   // The others get any core but that of the calling thread. A kernel that wakes a thread likes to put it beside the one
   // that woke it, in a virtual machine even where another core sleeps, and there it would wait for milliseconds.
   void stay_away_from(int core) {
