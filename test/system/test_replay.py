@@ -22,8 +22,13 @@ def test_an_episode_pushes_the_t_as_it_did(
     data = tmp_path / "x.zarr"
     collect = ["collect", "--fast", "--episodes", "1", "--seed", "5", "--noise-px", "0"]
     assert main([*collect, "--out", str(data)]) == 0
-    assert main(["data", "replay", str(data), "0", "--sim"]) == 0
-    found = re.search(r"episode 0 replayed, \d+ commands; score (\d\.\d+)", capfd.readouterr().out)
+    for _ in range(3):
+        ended = main(["data", "replay", str(data), "0", "--sim"])
+        said = capfd.readouterr()
+        if "no fresh sample" not in said.err:  # or a busy machine kept the robot silent for too long: rightly stopped
+            break
+    assert ended == 0, said.err
+    found = re.search(r"episode 0 replayed, \d+ commands; score (\d\.\d+)", said.out)
     # Without feedback, and in real time, the last push may end a little beside where it did.
     assert found is not None and float(found[1]) > 0.5
     assert processes_left(ros_domain) == []
