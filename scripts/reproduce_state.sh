@@ -32,7 +32,7 @@ mkdir -p "$OUT"
 record pusht_state "$EPISODES" "$OUT/demonstrations.zarr" 1000
 train_or_resume "$OUT/demonstrated" --task pusht_state --data "$OUT/demonstrations.zarr" --steps "$STEPS" \
   --prefix-steps "$PREFIX_STEPS" --seed "$SEED" training.eval_episodes=0 training.eval_train_episodes=0
-correct_or_resume "$OUT/corrected" --run "$OUT/demonstrated" --rounds "$ROUNDS" --episodes "$CORRECTIONS" \
+correct_or_resume "$OUT/corrected" "$ROUNDS" --run "$OUT/demonstrated" --episodes "$CORRECTIONS" \
   --mode "$MODE" --infer-every 4 ${LATENCIES_MS:+--latency-ms "$LATENCIES_MS"} --takeover-steps 20:220 \
   --eval-seeds "$ROUND_SEEDS" --steps "$ROUND_STEPS" --processes "$WORKERS" training.learning_rate=0.0005
 

@@ -18,8 +18,9 @@ train_or_resume() {
   if [ -e "$run/run.json" ]; then dp-ros train --out "$run" --resume; else dp-ros train --out "$run" "$@"; fi
 }
 
-# correct_or_resume FOLDER OPTIONS...: rounds of DAgger
+# correct_or_resume FOLDER ROUNDS OPTIONS...: so many rounds of DAgger in all
 correct_or_resume() {
-  local folder=$1; shift
-  if [ -e "$folder/dagger.json" ]; then dp-ros dagger --out "$folder" --resume; else dp-ros dagger --out "$folder" "$@"; fi
+  local folder=$1 how=(--resume); shift
+  [ -e "$folder/dagger.json" ] || how=("${@:2}")
+  dp-ros dagger --out "$folder" --rounds "$1" "${how[@]}"
 }

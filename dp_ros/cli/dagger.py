@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the rounds in --out")
     parser.add_argument("--data", metavar="ZARR", type=Path, help="recording (default: the run's)")
     parser.add_argument("--takeovers", metavar="ZARR", type=Path, help="recorded runs with takeovers")
-    parser.add_argument("--rounds", type=int, default=None, help="default 3; 1 with --takeovers")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="default 3; 1 with --takeovers; with --resume, in all"
+    )
     parser.add_argument("--episodes", type=int, default=100, help="start states of a round (default 100)")
     parser.add_argument(
         "--takeover-steps",
@@ -83,14 +85,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the rounds; Ctrl-C leaves them to be gone on with."""
-    from dp_ros.training.dagger import begin, run_rounds
+    from dp_ros.training.dagger import begin, run_rounds, with_rounds
     from dp_ros.training.dagger_record import DaggerRecord
 
     console = Console()
     if args.resume:
         if args.run is not None or args.overrides or args.takeovers is not None:
-            raise UserError("--resume goes on as it was started; leave the other options out")
+            raise UserError("--resume goes on as it was started; leave all other options but --rounds out")
         record = DaggerRecord.open(args.out)
+        if args.rounds is not None:
+            record = with_rounds(record, args.rounds)
+            record.save(args.out)
     else:
         record = begin(args.out, _settings(args))
     try:

@@ -65,6 +65,21 @@ def begin(out: Path, settings: DaggerSettings) -> DaggerRecord:
     return record
 
 
+def with_rounds(record: DaggerRecord, rounds: int) -> DaggerRecord:
+    """`record` with so many rounds in all, as if it had been begun so.
+
+    Raises:
+        UserError: if more than that are done, or so many cannot be.
+    """
+    if rounds < len(record.rounds):
+        raise UserError(
+            f"--rounds: got {rounds}, but {len(record.rounds)} are done; give more, or leave it out"
+        )
+    settings = record.settings.model_copy(update={"rounds": rounds})
+    check(settings)
+    return record.model_copy(update={"settings": settings})
+
+
 def check(settings: DaggerSettings) -> None:
     """Raise UserError for settings that cannot be, before anything is written."""
     run = Path(settings.run)

@@ -136,6 +136,28 @@ def test_a_round_that_was_stopped_is_gone_on_with(
     assert dagger.run_rounds(out, done, QUIET) == done, "nothing is left to do"
 
 
+def test_more_rounds_later_are_as_if_it_had_been_begun_with_them(
+    first_run: Path, data: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    at_once = dagger.run_rounds(whole, dagger.begin(whole, settings(first_run, data, rounds=2)), QUIET)
+    first = dagger.run_rounds(out, dagger.begin(out, settings(first_run, data, rounds=1)), QUIET)
+    both = dagger.run_rounds(out, dagger.with_rounds(first, 2), QUIET)
+    assert DaggerRecord.open(out) == both
+    assert both.settings == at_once.settings
+    assert [one.score for one in both.rounds] == [one.score for one in at_once.rounds]
+    assert ReplayBuffer.open(out / "data.zarr").digest() == ReplayBuffer.open(whole / "data.zarr").digest()
+    with pytest.raises(UserError, match="--rounds: got 1, but 2 are done"):
+        dagger.with_rounds(both, 1)
+    with pytest.raises(UserError, match="have 500002 in common"):
+        dagger.with_rounds(
+            first.model_copy(
+                update={"settings": first.settings.model_copy(update={"eval_seeds": "500002:500003"})}
+            ),
+            2,
+        )
+
+
 def test_an_operators_takeovers_are_labels_too(first_run: Path, data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs.zarr"
     source = ReplayBuffer.open(data).episode(0)
