@@ -25,10 +25,8 @@ def test_an_episode_pushes_the_t_as_it_did(
     for _ in range(3):
         ended = main(["data", "replay", str(data), "0", "--sim"])
         said = capfd.readouterr()
-        if (
-            "no fresh sample" not in said.err
-        ):  # or a busy machine kept the robot silent for too long: rightly stopped
-            break
+        if "no fresh sample" not in said.err:
+            break  # else a busy machine kept the robot silent, and it was rightly stopped
     assert ended == 0, said.err
     found = re.search(r"episode 0 replayed, \d+ commands; score (\d\.\d+)", said.out)
     # Without feedback, and in real time, the last push may end a little beside where it did.
