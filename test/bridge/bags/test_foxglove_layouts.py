@@ -55,12 +55,21 @@ def test_a_layout_shows_what_is_in_the_bag(tmp_path: Path, name: str) -> None:
     for topic, data, _ in messages_of(bag, list(types)):
         first.setdefault(topic, deserialize_message(data, message_class(types[topic])))
     shown = 0
+    assert isinstance(layout["globalVariables"], dict) and layout["playbackConfig"] == {"speed": 1}
     for panel, config in layout["configById"].items():
         kind = panel.partition("!")[0]
+        assert kind in ("Image", "Plot", "RawMessages")
+        assert (
+            config["foxglovePanelTitle"] == config["lichtblickPanelTitle"]
+        )  # the title, in Foxglove and in Lichtblick
         if kind == "Image":
             assert types[config["imageMode"]["imageTopic"]] == "sensor_msgs/msg/Image"
         elif kind == "RawMessages":
             assert config["topicPath"] in types
+        elif kind == "Plot":  # a legend of whole paths over the curves hides them
+            labels = [path["label"] for path in config["paths"]]
+            assert config["legendDisplay"] == "left"
+            assert len(set(labels)) == len(labels) and max(map(len, labels)) <= 4
         for path in config.get("paths", []):
             topic, dot, fields = path["value"].partition(".")
             assert isinstance(value_at(first[topic], dot + fields), float)
