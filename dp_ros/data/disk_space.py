@@ -32,7 +32,10 @@ class DiskSpace:
         return self._below(self._low)
 
     def _below(self, limit: int) -> str:
-        free = self._free(self._path)
+        try:
+            free = self._free(self._path)
+        except OSError as error:
+            return f"{self._path}: {error.strerror}; nothing can be recorded until it is there again, or to another path"
         if free >= limit:
             return ""
         return (

@@ -36,7 +36,7 @@ from dp_ros.inference.sampler import (
 )
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
-from dp_ros.policies.specs import TransformerSpec, UnetSpec, conditioning_of, labels_of
+from dp_ros.policies.specs import TransformerSpec, UnetSpec, conditioning_of, labels_of, observed_steps
 from dp_ros.policies.transformer import ActionTransformer
 from dp_ros.policies.unet1d import ConditionalUnet1d
 from dp_ros.policies.vision import VisionEncoder
@@ -192,31 +192,37 @@ class DiffusionPolicy(Policy):
         return _joined(frames)
 
     def _frames(
-        self, observation: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None
+        self,
+        observation: Mapping[str, Tensor],
+        places: Mapping[str, Tensor] | None = None,
+        n: int | None = None,
     ) -> dict[str, Tensor]:
-        """Each stream as the network takes it, (B, n_obs_steps, F): features of pictures, normalised values.
+        """Each stream as the network takes it, (B, n, F): features of pictures, normalised values.
 
-        Frames after the first n_obs_steps are what is still to come, and not looked at.
+        Frames after the first `n` (None: n_obs_steps) are what is still to come, and not looked at.
         """
         frames = {}
         for key, spec in self.task.observations.items():
-            seen = observation[key][:, : self.task.n_obs_steps]
+            seen = observation[key][:, : n or self.task.n_obs_steps]
             if spec.is_image and self.vision is not None:
                 frames[key] = self.vision(key, seen, places[key] if places else None)
             else:
                 frames[key] = self.normalizers[key].normalize(seen.flatten(2))  # type: ignore[operator]
         return frames
 
-    def _trajectory(self, observation: Mapping[str, Tensor], actions: Tensor) -> Tensor:
-        """What is to be denoised, (B, *trajectory_shape), normalised."""
+    def _trajectory(self, actions: Tensor, frames: Mapping[str, Tensor]) -> Tensor:
+        """What is to be denoised, (B, *trajectory_shape), normalised.
+
+        Of pictures it has the features as they are now: an encoder does not learn to be easy to predict.
+        """
         clean: Tensor = self.normalizers["action"].normalize(actions)  # type: ignore[operator]
         if not self.inpainted_dim:
             return clean
-        streams = [
-            self.normalizers[key].normalize(observation[key].flatten(2))  # type: ignore[operator]
-            for key in self.task.observations
-        ]
-        return torch.cat([clean, *streams], dim=-1)
+        return torch.cat([clean, *(each.detach() for each in frames.values())], dim=-1)
+
+    def _condition(self, frames: Mapping[str, Tensor]) -> Tensor:
+        """(B, O) of those that are observed."""
+        return _joined({key: each[:, : self.task.n_obs_steps] for key, each in frames.items()})
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Mean squared error of the prediction at noise and noise levels that are drawn, and that of the labels.
@@ -233,9 +239,11 @@ class DiffusionPolicy(Policy):
         if batch.action_weight == 0.0 and self.labels:
             newest = {key: value[:, -1:] for key, value in batch.observation.items()}
             return batch.auxiliary_weight * self._label_error(newest, self._frames(newest, places)).mean()
-        frames = self._frames(batch.observation, places)
-        trajectory = self._trajectory(batch.observation, batch.actions)
-        loss = self._prediction_loss(_joined(frames), trajectory, noise, level, known, batch.known_noise)
+        frames = self._frames(batch.observation, places, observed_steps(self.network, self.task))
+        trajectory = self._trajectory(batch.actions, frames)
+        loss = self._prediction_loss(
+            self._condition(frames), trajectory, noise, level, known, batch.known_noise
+        )
         if not self.labels:
             return loss
         error = self._label_error(batch.observation, frames).mean()
@@ -251,8 +259,9 @@ class DiffusionPolicy(Policy):
     def _label_error(self, observation: Mapping[str, Tensor], frames: Mapping[str, Tensor]) -> Tensor:
         """Absolute errors (B, n, features), normalised, of what `frames` says of the label in `observation`."""
         (key,), (camera,) = self.labels, self.vision.cameras  # type: ignore[union-attr]
-        wanted = self.normalizers[key].normalize(observation[key].flatten(2))  # type: ignore[operator]
-        return (frames[camera] - wanted).abs()
+        found = frames[camera]
+        wanted = self.normalizers[key].normalize(observation[key][:, : found.shape[1]].flatten(2))  # type: ignore[operator]
+        return (found - wanted).abs()
 
     def prediction_loss(
         self,
@@ -280,9 +289,9 @@ class DiffusionPolicy(Policy):
                 normalised range of 2.
             places: where pictures are cropped, as `encode` takes it.
         """
-        condition = self.encode(observation, places)
-        trajectory = self._trajectory(observation, actions)
-        return self._prediction_loss(condition, trajectory, noise, step, known, known_noise)
+        frames = self._frames(observation, places, observed_steps(self.network, self.task))
+        trajectory = self._trajectory(actions, frames)
+        return self._prediction_loss(self._condition(frames), trajectory, noise, step, known, known_noise)
 
     def _prediction_loss(
         self,
@@ -445,11 +454,6 @@ def check_supported(task: TaskSpec, network: DiffusionNetwork) -> None:
         raise UserError(
             f"task {task.name}: observes no image, so network.vision would have no effect; leave it out, or take a "
             "task with a camera, such as pusht_image"
-        )
-    if conditioning_of(network) == "inpainting" and images:
-        raise UserError(
-            f"network.conditioning inpainting: denoises what is observed, and task {task.name} observes pictures "
-            f"({', '.join(images)}); take global or local"
         )
     if conditioning_of(network) == "inpainting" and network.prefix_steps:
         raise UserError(

@@ -29,6 +29,20 @@ def test_it_is_trained_resumed_exported_and_evaluated(
     assert main(["eval", "--model", str(tmp_path / "m"), "--seeds", "0:1", "--processes", "1"]) == 0
 
 
+def test_pictures_are_inpainted_too(tmp_path: Path, pieces_exported_once: None) -> None:
+    data, run, model = (str(tmp_path / name) for name in ("x.zarr", "run", "m"))
+    assert main(["collect", "--fast", "--task", "pusht_image", "--episodes", "3", "--out", data]) == 0
+    start = ["train", "--config", "diffusion_unet_image", "--task", "pusht_image", "--data", data, *SMALL]
+    chosen = [
+        "network.conditioning=inpainting",
+        "network.vision.features=4",
+        "training.validation_share=0.34",
+    ]
+    assert main([*start, "--steps", "2", "--out", run, *chosen]) == 0
+    assert main(["export", run, model, "--num-inference-steps", "2"]) == 0
+    assert main(["eval", "--model", model, "--seeds", "0:1", "--processes", "1"]) == 0
+
+
 def test_a_way_that_does_not_exist_is_refused_with_those_that_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,12 +17,15 @@ from dp_ros.inference.manifest import NetworkSpec  # noqa: E402
 from dp_ros.inference.sampler import SamplerSpec, inpainting_noise, sampling_noise  # noqa: E402
 from dp_ros.policies.diffusion import DiffusionPolicy, check_supported  # noqa: E402
 from dp_ros.policies.policy import Batch, Draw  # noqa: E402
-from dp_ros.policies.specs import UnetSpec, VisionSpec  # noqa: E402
+from dp_ros.policies.specs import UnetSpec  # noqa: E402
 from dp_ros.runtime.prefix import Prefix  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from test.policies.small import NETWORK, STATISTICS, observation_batch  # noqa: E402
+from test.policies.small_image import NETWORK as NETWORK_OF_PICTURES  # noqa: E402
+from test.policies.small_image import picture_batch, small_image_policy  # noqa: E402
 
 TASK = load_task("pusht_state")
+PICTURES = NETWORK_OF_PICTURES.model_copy(update={"conditioning": "inpainting"})
 N, A, D = 3, 2, 20  # samples, values of an action, of an observed frame
 
 
@@ -206,13 +209,47 @@ def test_the_noise_beside_that_of_the_actions_is_decided_by_it() -> None:
 
 
 def test_what_cannot_be_combined_is_refused() -> None:
-    pictures = UnetSpec(conditioning="inpainting", vision=VisionSpec())
-    with pytest.raises(
-        UserError, match="inpainting: denoises what is observed, and task pusht_image observes pic"
-    ):
-        check_supported(load_task("pusht_image"), pictures)
     with pytest.raises(UserError, match="prefix_steps 3: a network conditioned by inpainting cannot"):
         check_supported(TASK, NetworkSpec(conditioning="inpainting", prefix_steps=3))
+
+
+def whole_pictures(n: int) -> dict[str, torch.Tensor]:
+    """A horizon of them."""
+    few = picture_batch(n)
+    return {key: value.repeat(1, 8, *[1] * (value.dim() - 2)) for key, value in few.items()}
+
+
+def test_an_encoder_learns_from_what_is_observed_and_not_to_be_easy_to_predict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = small_image_policy(network=PICTURES).train()
+    assert policy.trajectory_shape == (16, 2 + 6 + 2)
+    features = torch.randn((N, 16, 6), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    monkeypatch.setattr(policy.vision, "forward", lambda key, pictures, place: features)
+    policy.loss(Batch(whole_pictures(N), some_actions(N)), Draw(0, 1, 0)).backward()
+    assert features.grad is not None
+    assert features.grad[:, :2].abs().max() > 0
+    assert not features.grad[:, 2:].any()
+
+
+def test_the_features_of_what_is_to_come_are_denoised_too() -> None:
+    policy, seen = small_image_policy(network=PICTURES), whole_pictures(N)
+    noise, step = noise_of(N, 10), torch.tensor([3, 40, 90])
+    with torch.no_grad():
+        loss = policy.prediction_loss(seen, some_actions(N), noise, step)
+        later = {key: torch.cat([value[:, :2], value[:, 2:].flip(0)], dim=1) for key, value in seen.items()}
+        other = policy.prediction_loss(later, some_actions(N), noise, step)
+    assert loss.item() != pytest.approx(other.item(), rel=1e-4)
+
+
+def test_a_graph_of_pictures_draws_what_torch_draws(tmp_path: Path) -> None:
+    policy = small_image_policy(network=PICTURES, num_inference_steps=3)
+    export_policy(policy, tmp_path / "m")
+    graph, reference = (load_engine(tmp_path / "m", name) for name in ("onnx", "torch"))
+    for k, observation in enumerate(made_up_observations(policy, 2)):
+        noise = sampling_noise(1, k, (16, A))
+        one, other = graph.sample(observation, noise), reference.sample(observation, noise)
+        assert np.abs(one - other).max() / 250 < 1e-5
     with pytest.raises(ValueError, match="conditioning"):
         NetworkSpec.model_validate({"conditioning": "both"})
 
