@@ -35,7 +35,7 @@ class DiskSpace:
         try:
             free = self._free(self._path)
         except OSError as error:
-            return f"{self._path}: {error.strerror}; nothing can be recorded until it is there again, or to another path"
+            return f"{self._path}: {error.strerror}; nothing can be recorded until it is back, or elsewhere"
         if free >= limit:
             return ""
         return (

@@ -15,4 +15,4 @@ def test_a_recording_that_was_deleted_while_it_is_looked_at_is_said_and_no_crash
     assert space.low() == space.full() == ""
     shutil.rmtree(path)
     for said in (space.low(), space.full()):
-        assert said.startswith(f"{path}: No such file or directory; nothing can be recorded until")
+        assert said.startswith(f"{path}: No such file or directory; nothing can be recorded until it")
