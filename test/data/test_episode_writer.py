@@ -526,7 +526,8 @@ for kill in range(int(sys.argv[3])):
             os.write(tell, b"%d\\n" % writer.n_episodes)
     os.close(tell)
     said = b""
-    while b"\\n" not in said:  # it is open; the kill comes at a random instant of the next episodes
+    # It is open, and now and then has saved one, however slow; the kill comes at a random instant of the next episodes.
+    while said.count(b"\\n") < (2 if kill % 4 == 3 else 1):
         said += os.read(told, 64)
     if kill % 2:  # of a commit
         while not said.endswith(b"s"):
