@@ -6,6 +6,7 @@ Easy to get wrong: the libraries are imported only when their engine is chosen, 
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 from pathlib import Path
@@ -105,7 +106,15 @@ def _warm(
     took = ", ".join(f"{tried}: {1e3 * time_s:.2f} ms" for tried, time_s in times_s.items())
     why = "as asked for" if wanted.threads else f"of {len(cores)} core(s) one is left to others"
     log.info("%s for an inference: %s", placement, f"measured, {took}" if took else why)
+    _give_back_memory()
     return measured
+
+
+def _give_back_memory() -> None:
+    """Return to the system what loading used and the C library keeps: as much as a large model's weights again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _on_gpu_if_faster(

@@ -231,6 +231,19 @@ def test_narrow_weights_draw_what_torch_draws_with_numbers_that_are_rounded_so(
     assert plain > 10 * rounded, "it does round"
 
 
+def test_eight_bits_are_the_same_with_and_without_wide_instructions(tmp_path: Path) -> None:
+    policy = policy_of(widths=(32, 64, 128), kernel_size=7)
+    engine = load_engine(folder_of(policy, tmp_path / "m"), "native_int8")
+    seen, noise = export.made_up_observations(policy, 3), noises(policy, 3)
+    as_usual = [engine.sample(*each) for each in zip(seen, noise, strict=True)]
+    library.library().dp_unet1d_use_wide(0)
+    try:
+        narrow = [engine.sample(*each) for each in zip(seen, noise, strict=True)]
+    finally:
+        library.library().dp_unet1d_use_wide(1)
+    assert np.array_equal(narrow, as_usual)
+
+
 _NO_ROOM = """
 import pathlib, resource, sys
 from dp_ros.errors import UserError

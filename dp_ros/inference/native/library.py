@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 LIBRARY = "libdp_ros_native.so"
 #: What is agreed on with `unet1d.cpp` and `conv2d.cpp`; raised there and here with every change of their functions or
 #: structures.
-INTERFACE = 3
+INTERFACE = 4
 #: Outputs in a block of weights, as in `vectors.hpp`.
 BLOCK = 16
 #: Turns that a thread waits awake for the others before it gives way, if it spins; a convolution takes some thousand.

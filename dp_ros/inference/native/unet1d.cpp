@@ -281,8 +281,11 @@ DP_AVX512 inline __m512i broadcast(const void *from) {
   return _mm512_set1_epi32(four);
 }
 
-// `multiply` for 16 outputs in one register: KIND says of what width the numbers are, N_IN how many inputs meet at once.
-// Two sums for each row, so that one addition need not wait for the last.
+// Bytes of weights that meet four bytes of inputs, for each output.
+constexpr int weights_of(int kind) { return kind == BYTES_SHORTS ? 2 : 4; }
+
+// `multiply` for 16 outputs in one register: KIND says of what width the numbers are. Two sums for each row, so that one
+// addition need not wait for the last.
 template <int KIND, int TAPS, int STEP, int ROWS>
 DP_AVX512 inline void multiply_wide(const int8_t *x, int64_t stride, const int8_t *w, int n, const float *scales,
                                     float input_scale, float *sums, int64_t sums_stride) {
@@ -292,16 +295,23 @@ DP_AVX512 inline void multiply_wide(const int8_t *x, int64_t stride, const int8_
   __m512i sum[ROWS][2];
 #pragma GCC unroll 8
   for (int t = 0; t < ROWS; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_si512();
-  for (int c = 0; c < n; ++c, w += TAPS * 4 * BLOCK) {
+  for (int c = 0; c < n; ++c, w += TAPS * weights_of(KIND) * BLOCK) {
 #pragma GCC unroll 8
     for (int k = 0; k < TAPS; ++k) {
-      const __m512i weights = _mm512_loadu_si512(w + k * 4 * BLOCK);
+      const int8_t *at = w + k * weights_of(KIND) * BLOCK;
+      __m512i weights;
+      if constexpr (KIND == BYTES_SHORTS)
+        weights = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(at)));
+      else
+        weights = _mm512_loadu_si512(at);
 #pragma GCC unroll 8
       for (int t = 0; t < ROWS; ++t) {
         const __m512i value = broadcast(row[t * STEP + k] + 4 * c);
         __m512i &to = sum[t][k & 1];
         if constexpr (KIND == BFLOATS)
           to = (__m512i)_mm512_dpbf16_ps((__m512)to, (__m512bh)value, (__m512bh)weights);
+        else if constexpr (KIND == BYTES_SHORTS)
+          to = _mm512_dpwssd_epi32(to, value, weights);
         else
           to = _mm512_dpbusd_epi32(to, value, weights);
       }
@@ -321,20 +331,29 @@ DP_AVX512 inline void multiply_wide(const int8_t *x, int64_t stride, const int8_
   }
 }
 
+bool wide = true;  // whether convolve_wide may be used where convolve8 would do, too
+
+// Whether the processor has what `convolve_wide` computes with, but for bfloat16.
+bool has_vnni() {
+  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  return has;
+}
+
 struct Narrow {  // rows of inputs as 4 bytes for two or four of them, and a scale for each sample
   const int8_t *first;
   int64_t stride, sample;
   const float *scales;
 };
 
-// `convolve` for BFLOATS and BYTES_BYTES; `fours` of four bytes are the inputs of a row.
+// `convolve` for narrow weights; `fours` of four bytes are the inputs of a row.
 template <int KIND, int TAPS, int STEP>
 DP_AVX512 void convolve_wide(Narrow x, const int8_t *w, int fours, int rows, int samples, const float *scales,
                              const float *shifts, float *sums, int64_t sums_stride) {
-  const int chunk = std::max(CHUNK_BYTES / (TAPS * 4 * BLOCK), 1);
+  const int chunk = KIND == BYTES_SHORTS ? PAIRS : std::max(CHUNK_BYTES / (TAPS * 4 * BLOCK), 1);
   for (int c = 0; c < fours; c += chunk) {
     const int n = std::min(chunk, fours - c);
-    const int8_t *weights = w + int64_t(c) * TAPS * 4 * BLOCK;
+    const int8_t *weights = w + int64_t(c) * TAPS * weights_of(KIND) * BLOCK;
     for (int b = 0; b < samples; ++b) {
       for (int t = 0; t < rows;) {
         const int8_t *at = x.first + b * x.sample + int64_t(t) * STEP * x.stride + 4 * c;
@@ -348,7 +367,7 @@ DP_AVX512 void convolve_wide(Narrow x, const int8_t *w, int fours, int rows, int
       }
     }
   }
-  if (KIND == BFLOATS) return;
+  if (KIND != BYTES_BYTES) return;
   // The instruction takes inputs without a sign: they are 128 too large, which adds 128 times the weights' sum.
   for (int b = 0; b < samples; ++b) {
     const __m512 excess = _mm512_mul_ps(_mm512_loadu_ps(shifts), _mm512_set1_ps(128.0f * x.scales[b]));
@@ -604,7 +623,15 @@ class Network {
               int64_t scales, int outputs, int first, float *sums, int64_t sums_stride) const {
     if (kind == BYTES_SHORTS) {
       const int8_t *w = &bytes_[weights] + int64_t(first) * ((cin + 1) / 2 * 2) * TAPS;
-      convolve8<TAPS, STEP>(shorts, w, cin, rows, samples, &parameters_[scales] + first, sums, sums_stride);
+      const float *factors = &parameters_[scales] + first;
+#if defined(__x86_64__)
+      if (wide && has_vnni()) {
+        const Narrow wide{reinterpret_cast<const int8_t *>(shorts.first), 2 * shorts.stride, 2 * shorts.sample, shorts.scales};
+        convolve_wide<BYTES_SHORTS, TAPS, STEP>(wide, w, (cin + 1) / 2, rows, samples, factors, nullptr, sums, sums_stride);
+        return;
+      }
+#endif
+      convolve8<TAPS, STEP>(shorts, w, cin, rows, samples, factors, sums, sums_stride);
       return;
     }
     const int fours = kind == BFLOATS ? (cin + 1) / 2 : (cin + 3) / 4;
@@ -692,19 +719,26 @@ void *dp_unet1d_create(const DpConvolution *ops, int n_ops, const float *paramet
 }
 
 // Of the functions and structures of this library; library.py has the same number and takes no other.
-int dp_native_interface() { return 3; }
+int dp_native_interface() { return 4; }
 
 // Whether this processor can compute with weights of a kind.
 int dp_unet1d_has(int kind) {
   if (kind == FLOATS) return 1;
 #if defined(__AVX2__)
   if (kind == BYTES_SHORTS) return 1;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl"))
-    return 0;
-  if (kind == BYTES_BYTES) return __builtin_cpu_supports("avx512vnni") != 0;
-  if (kind == BFLOATS) return __builtin_cpu_supports("avx512bf16") != 0;
+  if (kind == BYTES_BYTES) return has_vnni();
+  if (kind == BFLOATS) return has_vnni() && __builtin_cpu_supports("avx512bf16");
 #endif
   return 0;
+}
+
+// For tests: compute as on a processor without AVX-512 where that is possible, or as usual again.
+void dp_unet1d_use_wide(int use) {
+#if defined(__AVX2__)
+  wide = use != 0;
+#else
+  (void)use;
+#endif
 }
 
 void dp_unet1d_destroy(void *network) { delete static_cast<Network *>(network); }
