@@ -6,8 +6,8 @@
 #   EPISODES=20 STEPS=200 ROUNDS=1 CORRECTIONS=4 ROUND_SEEDS=310000:310002 SEEDS=320000:320002 REPEATS=1 OUT=/tmp/try \
 #     scripts/reproduce_state.sh                   a try
 #
-#   PREFIX_STEPS=7 MODE=rtc LATENCIES_MS=0,400 STEPS=30000 ROUNDS=4 OUT=out/for_delay scripts/reproduce_state.sh
-#                                                    a policy that lives with a delay too, in some hours
+#   PREFIX_STEPS=7 MODE=rtc LATENCIES_MS=0,400 EPISODES=1500 STEPS=30000 ROUNDS=4 CORRECTIONS=700 ROUND_STEPS=7000 \
+#     OUT=out/for_delay scripts/reproduce_state.sh   a policy that lives with a delay too, in two hours; more ROUNDS later go on
 #
 # The scripted expert demonstrates, a policy is trained on that, and the expert then corrects it where it went wrong.
 # Scores are of start states that nothing here trains or chooses on.

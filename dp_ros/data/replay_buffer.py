@@ -44,14 +44,20 @@ MAX_CHUNK_BYTES = 2**30
 
 
 class ReplayBuffer:
-    """A recording opened for reading; made by `ReplayBuffer.open`."""
+    """A recording opened for reading, also while it is written; made by `ReplayBuffer.open`."""
 
-    def __init__(self, path: Path, root: zarr.Group, arrays: dict[str, zarr.Array[Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        root: zarr.Group,
+        arrays: dict[str, zarr.Array[Any]],
+        episode_ends: NDArray[np.int64],
+    ) -> None:
         self.path = path
         self._root = root
         self._arrays = arrays
         self._chunks: dict[str, frozenset[str]] = {}
-        self.episode_ends: NDArray[np.int64] = _episode_ends(path, root)
+        self.episode_ends = episode_ends
         """Row after the last one of each episode (n_episodes,), int64."""
         for key, array in arrays.items():
             if array.shape[0] < self.n_steps:
@@ -77,7 +83,12 @@ class ReplayBuffer:
         try:
             if path.is_dir():
                 root = zarr.open_group(str(path), mode="r", zarr_format=2)
-            arrays = dict(sorted(root["data"].arrays())) if isinstance(root.get("data"), zarr.Group) else {}
+            recorded = root.get("data")
+            # The index before the rows, which a recorder writes first: it never says more than there is.
+            ends = _episode_ends(path, root) if isinstance(recorded, zarr.Group) else np.zeros(0, np.int64)
+            arrays = dict(sorted(recorded.arrays())) if isinstance(recorded, zarr.Group) else {}
+        except UserError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: is not readable as zarr: {error}") from error
         for key, array in arrays.items():
@@ -89,7 +100,7 @@ class ReplayBuffer:
                 )
         if not arrays:
             raise UserError(f"{path}: has no arrays under data/; it is not a recording")
-        return cls(path, root, arrays)
+        return cls(path, root, arrays, ends)
 
     @property
     def n_episodes(self) -> int:

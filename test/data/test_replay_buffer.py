@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import zarr
 
+from dp_ros.data.episode_writer import EpisodeWriter
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.errors import UserError
+from dp_ros.task import load_task
+from test.data.recorded import random_episode
 
 
 def foreign(path: Path, ends: Any, rows: int = 6, **options: Any) -> Path:
@@ -37,6 +40,31 @@ def test_rows_beyond_the_last_episode_are_never_given(tmp_path: Path) -> None:
     assert buffer["state"].tolist() == [0, 1, 2, 3, 4]
     assert buffer.rows("state", 4, 99).tolist() == [4]
     assert buffer.unfinished_steps == 1
+
+
+def test_a_commit_while_it_is_opened_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit comes when the arrays have been looked at, and once more when the index has."""
+    task, path = load_task("pusht_state"), tmp_path / "x.zarr"
+    with EpisodeWriter(path, task) as writer:
+
+        def record() -> None:
+            for step in random_episode(task, 3, writer.n_episodes):
+                writer.add(step)
+            writer.save(writer.n_episodes)
+
+        arrays = zarr.Group.arrays
+
+        def looked_at(group: zarr.Group) -> Any:
+            record()
+            found = list(arrays(group))
+            record()
+            return found
+
+        monkeypatch.setattr(zarr.Group, "arrays", looked_at)
+        first, second = ReplayBuffer.open(path), ReplayBuffer.open(path)
+    assert (first.n_episodes, second.n_episodes) == (0, 2)
+    assert second.episode_ends.tolist() == [3, 6]
+    assert second["timestamp"].shape == (6,)
 
 
 def test_an_empty_recording_has_no_episodes(tmp_path: Path) -> None:

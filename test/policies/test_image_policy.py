@@ -36,9 +36,9 @@ def test_crops_are_random_in_training_only_and_decided_by_the_draw() -> None:
     places = []
     frames = policy._frames
 
-    def watched(observation: object, given: object = None) -> dict[str, torch.Tensor]:
+    def watched(observation: object, given: object = None, n: int | None = None) -> dict[str, torch.Tensor]:
         places.append(given)
-        return frames(observation, given)  # type: ignore[arg-type]
+        return frames(observation, given, n)  # type: ignore[arg-type]
 
     policy._frames = watched  # type: ignore[method-assign, assignment]
     policy.loss(batch, Draw(0, 2, 0))
