@@ -36,8 +36,8 @@ ifdef PYTEST_ARGS
 	@$(in_env) pytest $(PYTEST_ARGS)
 else
 	@$(in_env) OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 8 --dist loadfile --ignore-glob '*/system/test_*' --ignore test/system/faults \
-	  --ignore-glob '*/bridge/test_setpoint_process*'
-	@$(in_env) pytest test/bridge/test_setpoint_process*.py test/system --ignore test/system/lockstep
+	  --ignore-glob '*/bridge/test_setpoint_process*' --ignore-glob '*/nodes/test_recorder_raw*'
+	@$(in_env) pytest test/bridge/test_setpoint_process*.py test/nodes/test_recorder_raw.py test/system --ignore test/system/lockstep
 endif
 
 reproduce-state: setup-dev  ## the state policy and its score from nothing; goes on where it was

@@ -10,6 +10,7 @@ the cores that the next way needs: each call begins from rest, as on a robot bet
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -37,6 +38,7 @@ from dp_ros.policies.diffusion import DiffusionPolicy
 T = TypeVar("T")
 _WARM_UP = 3
 _FEWEST_TURNS = 10
+_EVEN_TURNS = 100
 _OBSERVATIONS = 8
 #: Before a call that is timed: more than threads stay awake for nothing (those of GNU OpenMP about 6 ms).
 _REST_S = 0.03
@@ -74,6 +76,8 @@ class InferenceSpeed:
         work: what a call computes.
         limits: of the machine, measured.
         roofline_fraction: shortest time that the limits allow over the median of `total_ms`.
+        even_work_ms: of arithmetic of one thread that takes about as long as a call and is always the same: how uneven
+            the machine makes even work.
     """
 
     engine: str
@@ -93,6 +97,7 @@ class InferenceSpeed:
     work: Work
     limits: Limits
     roofline_fraction: float
+    even_work_ms: Quantiles
 
 
 def measure_inference(folder: Path, engine_name: str, threads: int, seconds: float) -> InferenceSpeed:
@@ -158,6 +163,7 @@ def measure_inference(folder: Path, engine_name: str, threads: int, seconds: flo
         work=work,
         limits=limits,
         roofline_fraction=1e3 * limits.seconds(work) / total_ms.p50,
+        even_work_ms=_even_work(total_ms.p50, min(len(ours), _EVEN_TURNS)),
     )
 
 
@@ -204,6 +210,23 @@ def _timed(way: Callable[[], T]) -> tuple[float, T]:
     start = time.perf_counter()
     found = way()
     return 1e3 * (time.perf_counter() - start), found
+
+
+def _even_work(ms: float, turns: int) -> Quantiles:
+    """Times of arithmetic that takes about `ms`, from rest."""
+    values = np.ones(2000, np.float32)
+    other = np.empty_like(values)
+
+    def work(rounds: int) -> None:
+        for _ in range(rounds):
+            np.multiply(values, np.float32(0.5), out=other)
+            np.add(other, np.float32(0.5), out=values)
+
+    rounds = 64
+    while (took_ms := min(_timed(functools.partial(work, rounds))[0] for _ in range(3))) < ms / 2:
+        rounds *= 2
+    rounds = max(round(rounds * ms / took_ms), 1)
+    return Quantiles.of([_timed(functools.partial(work, rounds))[0] for _ in range(turns)])
 
 
 def _eager(

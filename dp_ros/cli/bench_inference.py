@@ -180,6 +180,7 @@ def _table(name: str, speeds: list[InferenceSpeed]) -> Table:
             row("  of that, pictures", speed.encoder_ms, note)
             row("  with pictures encoded before", speed.sampler_ms)
             row("  pictures, eager", speed.eager_encoder_ms)
+        row("arithmetic as long, 1 thread", speed.even_work_ms, "how uneven the machine makes even work")
         table.add_row(
             f"limit of the machine, {threads}",
             f"{1e3 * speed.limits.seconds(speed.work):.2f}",

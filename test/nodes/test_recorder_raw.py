@@ -146,10 +146,14 @@ def test_the_bag_of_a_recorder_that_was_killed_is_reported(ros_domain: int, tmp_
 
 
 def test_the_bag_gives_the_rows_of_the_recorder_again(stage: Stage, tmp_path: Path) -> None:
-    start(stage)
-    demonstrate(stage, steps=8)
-    assert stage.call("save").success
-    buffer = ReplayBuffer.open(tmp_path / "x.zarr")
+    for _ in range(3):  # a busy machine may keep the commands for so long that the recorder ends an episode
+        start(stage)
+        demonstrate(stage, steps=8)
+        assert stage.call("save").success
+        buffer = ReplayBuffer.open(tmp_path / "x.zarr")
+        if buffer.n_steps >= 7:
+            break
+        assert stage.call("delete_last").success
     bag = tmp_path / buffer.episode_info[0]["raw"]
     import_bag(bag, load_task("pusht_state"), tmp_path / "again.zarr", lambda: None)
     again = ReplayBuffer.open(tmp_path / "again.zarr")
