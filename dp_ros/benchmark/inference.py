@@ -128,8 +128,7 @@ def measure_inference(folder: Path, engine_name: str, threads: int, seconds: flo
         ways = [lambda: engine.sample(observation, noise), lambda: _eager(policy, observation, noise)]  # noqa: B023
         found: dict[int, tuple[float, NDArray[np.float32]]] = {}
         for way in (0, 1) if turn % 2 else (1, 0):
-            took_ms, actions = _timed(ways[way])
-            found[way] = (took_ms, actions)
+            found[way] = _timed(ways[way])
         if turn >= 0:
             ours.append(found[0][0])
             eager.append(found[1][0])

@@ -83,10 +83,11 @@ class ReplayBuffer:
         try:
             if path.is_dir():
                 root = zarr.open_group(str(path), mode="r", zarr_format=2)
-            recorded = root.get("data")
-            # The index before the rows, which a recorder writes first: it never says more than there is.
-            ends = _episode_ends(path, root) if isinstance(recorded, zarr.Group) else np.zeros(0, np.int64)
-            arrays = dict(sorted(recorded.arrays())) if isinstance(recorded, zarr.Group) else {}
+            arrays, ends, recorded = {}, np.zeros(0, np.int64), root.get("data")
+            if isinstance(recorded, zarr.Group):
+                # The index before the rows, which a recorder writes first: it never says more than there is.
+                ends = _episode_ends(path, root)
+                arrays = dict(sorted(recorded.arrays()))
         except UserError:
             raise
         except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:

@@ -364,7 +364,8 @@ def test_a_persons_whole_session(ros_domain: int, tmp_path: Path) -> None:
         person.sees("#policy-state", "running")
         page.keyboard.press("Escape")
         person.sees("#alarm", "Emergency stop is pressed")
-        person.sees("#policy-state", "idle")  # the message is still that of the run before, for a moment
+        person.sees("#policy-state", "idle")  # the message is that of the run before, for a moment
+        person.sees("#policy-message", "EMERGENCY_STOP")
         page.click('[data-do="policy.clear_emergency_stop"]')
         until(lambda: page.locator("#alarm").is_hidden(), "the end of the alarm", page)
 

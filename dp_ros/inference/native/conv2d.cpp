@@ -30,7 +30,7 @@ extern "C" {
 struct DpConvolution2d {
   int64_t input, output, added;  // first pixel, behind the zeros where there are; pixels that are added
   int64_t weights, bias, gamma, beta;
-  int32_t cin, cout, kernel, stride;
+  int32_t cin, cout, kernel, stride;      // cout: whole blocks
   int32_t in_height, in_width, in_pitch;  // pixels; floats from row to row
   int32_t height, width;                  // written, before the pooling
   int32_t runs;                           // whether there are zeros around the input, and a row of the kernel is one run
@@ -205,7 +205,7 @@ class Encoder {
 
   // Norm, addition, ReLU and pooling of a block of outputs, and writing it.
   void finish(const DpConvolution2d &op, int block, int b, float *sums) {
-    const int pixels = op.height * op.width, outputs = (op.cout + BLOCK - 1) / BLOCK * BLOCK;
+    const int pixels = op.height * op.width;
     float scale[BLOCK], shift[BLOCK];
     std::fill(scale, scale + BLOCK, 1.0f);
     std::fill(shift, shift + BLOCK, 0.0f);
@@ -214,22 +214,22 @@ class Encoder {
     float *memory = memory_.data() + b * picture_floats_;
     const float *added = op.added < 0 ? nullptr : memory + op.added + block * BLOCK;
     float *to = op.pool ? sums : memory + op.output + block * BLOCK;
-    const int64_t step = op.pool ? BLOCK : outputs;
+    const int64_t step = op.pool ? BLOCK : op.cout;
     for (int p = 0; p < pixels; ++p) {
       for (int h = 0; h < 2; ++h) {
         Floats value = load(sums + p * BLOCK + h * LANES) * scales[h] + shifts[h];
-        if (added) value += load(added + int64_t(p) * outputs + h * LANES);
+        if (added) value += load(added + int64_t(p) * op.cout + h * LANES);
         if (op.relu) value = value < Floats{} ? Floats{} : value;  // what is no number stays none
         store(to + p * step + h * LANES, value);
       }
     }
-    if (op.pool) pool(op, sums, memory + op.output + block * BLOCK, outputs);
+    if (op.pool) pool(op, sums, memory + op.output + block * BLOCK);
   }
 
-  static void pool(const DpConvolution2d &op, const float *from, float *to, int outputs) {
+  static void pool(const DpConvolution2d &op, const float *from, float *to) {
     const int height = (op.height + 1) / 2, width = (op.width + 1) / 2;
     for (int y = 0; y < height; ++y) {
-      for (int x = 0; x < width; ++x, to += outputs) {
+      for (int x = 0; x < width; ++x, to += op.cout) {
         const float *middle = from + (int64_t(2 * y) * op.width + 2 * x) * BLOCK;
         Floats most[2] = {load(middle), load(middle + LANES)};
         for (int row = std::max(2 * y - 1, 0); row < std::min(2 * y + 2, op.height); ++row) {

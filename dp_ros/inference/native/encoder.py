@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dp_ros.errors import UserError
 from dp_ros.inference.encoder import PictureEncoders
 from dp_ros.inference.manifest import Manifest
-from dp_ros.inference.native.library import BLOCK, Floats, in_blocks, library
+from dp_ros.inference.native.library import BLOCK, Floats, Parameters, in_blocks, library
 from dp_ros.inference.ranges import scale_and_offset
 from dp_ros.policies.specs import VisionSpec, middle
 from dp_ros.task import ObservationSpec, TaskSpec
@@ -72,8 +72,8 @@ class ResnetLayout:
     def __init__(self, weights: Mapping[str, Floats], shape: Sequence[int], *, folded: bool) -> None:
         self._weights, self._folded = weights, folded
         self.operations: list[Convolution2d] = []
-        self._parts: list[Floats] = []
-        self._n_parameters = self.picture_floats = 0
+        self._parameters = Parameters()
+        self.picture_floats = 0
         height, width, channels = shape
         around = 3  # zeros, as far as the first kernel reaches
         pitch = (width + 2 * around) * channels
@@ -86,7 +86,7 @@ class ResnetLayout:
         if "maps.weight" in weights:
             x = self._convolution("maps", None, x)
         self.output = x
-        self.parameters: Floats = np.concatenate(self._parts)
+        self.parameters = self._parameters.joined()
 
     def _block(self, name: str, x: Maps, stride: int) -> Maps:
         """A `_BasicBlock`."""
@@ -125,10 +125,10 @@ class ResnetLayout:
                 input=x.at,
                 output=out.at,
                 added=added,
-                weights=self._store(blocks.transpose(0, 3, 4, 2, 1)),
-                bias=self._store(in_blocks(self._weights[bias])) if bias in self._weights else -1,
-                gamma=self._store(self._weights[gamma]) if has_norm else -1,
-                beta=self._store(self._weights[beta]) if has_norm else -1,
+                weights=self._parameters.store(blocks.transpose(0, 3, 4, 2, 1)),
+                bias=self._parameters.store(in_blocks(self._weights[bias])) if bias in self._weights else -1,
+                gamma=self._parameters.store(self._weights[gamma]) if has_norm else -1,
+                beta=self._parameters.store(self._weights[beta]) if has_norm else -1,
                 cin=cin,
                 cout=outputs,
                 kernel=kernel,
@@ -148,12 +148,6 @@ class ResnetLayout:
     def _memory(self, floats: int) -> int:
         at = self.picture_floats
         self.picture_floats += floats
-        return at
-
-    def _store(self, values: Floats) -> int:
-        at = self._n_parameters
-        self._parts.append(np.ascontiguousarray(values, np.float32).reshape(-1))
-        self._n_parameters += values.size
         return at
 
 

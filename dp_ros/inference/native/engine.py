@@ -40,7 +40,7 @@ from dp_ros.inference.native.layout import (
     Convolution,
     UnetLayout,
 )
-from dp_ros.inference.native.library import SPIN, library, why_no_library
+from dp_ros.inference.native.library import SPIN, Floats, library, why_no_library
 from dp_ros.inference.ranges import scale_and_offset
 from dp_ros.inference.sampler import (
     SamplerSpec,
@@ -59,7 +59,6 @@ KINDS = {"native": FLOATS, "native_int8": BYTES_SHORTS, "native_w8a8": BYTES_BYT
 _NEEDED_BY_KIND = {"native_int8": "AVX2", "native_w8a8": "AVX-512 VNNI", "native_bf16": "AVX-512 BF16"}
 #: Of a row with a matrix, for which OpenBLAS takes no further thread (its GEMM_MULTITHREAD_THRESHOLD).
 MOST_PRODUCTS = 9216
-Floats = NDArray[np.float32]
 
 
 class NativeEngine(CheckedEngine):
@@ -119,6 +118,8 @@ class NativeEngine(CheckedEngine):
             film = weights["film.weight"], weights["film.bias"]
             embedded = _step_embedding(weights, network.step_dim)
             encoders = resnets_of(stored, manifest, self.task, threads, SPIN if spin else 0)
+        except UserError:  # no memory, no thread
+            raise
         except (SafetensorError, KeyError, ValueError) as error:
             raise ManifestError(f"{path}: does not fit the network of the manifest: {error!r}") from error
         self._steps = steps = denoising_steps(manifest.sampler, num_inference_steps)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_ros.inference.native.library import BLOCK, Floats, in_blocks
+from dp_ros.inference.native.library import BLOCK, Floats, Parameters, in_blocks
 
 KERNEL_SIZES = (3, 5, 7)
 #: Of weights, `DpKind` in `unet1d.cpp`: what they are, and what the inputs are that they meet.
@@ -106,10 +106,9 @@ class UnetLayout:
         self._weights, self._kernel_size, self._groups = weights, kernel_size, groups
         self._pad = kernel_size // 2
         self._kind = kind
-        self._parts: list[Floats] = []
+        self._parameters = Parameters()
         self._bytes: list[NDArray[np.int8]] = []
         self._n_bytes = 0
-        self._n_parameters = 0
         self.sample_floats = self.film = 0
         self.operations: list[Convolution] = []
         levels = sum(name.endswith("first.first.0.weight") and name.startswith("down.") for name in weights)
@@ -145,7 +144,7 @@ class UnetLayout:
         self._norm_convolution("head.0", x, hidden)
         self.output = self._buffer(rows, action_dim)
         self._convolution("head.1", hidden, self.output)
-        self.parameters: Floats = np.concatenate(self._parts)
+        self.parameters = self._parameters.joined()
         self.bytes: NDArray[np.int8] = np.concatenate([np.zeros(0, np.int8), *self._bytes])
 
     # --- blocks -----------------------------------------------------------------------------------------
@@ -234,7 +233,7 @@ class UnetLayout:
             return self._narrow(weight)
         _, cin, taps = weight.shape
         blocks = in_blocks(weight).reshape(-1, BLOCK, cin, taps)
-        return Packed(FLOATS, self._store(blocks.transpose(0, 2, 3, 1)))
+        return Packed(FLOATS, self._parameters.store(blocks.transpose(0, 2, 3, 1)))
 
     def _narrow(self, weight: Floats) -> Packed:
         cout, cin, taps = weight.shape
@@ -261,13 +260,7 @@ class UnetLayout:
 
     def _padded(self, values: Floats) -> int:
         """Place of a value for each output, zeros behind them up to whole blocks."""
-        return self._store(in_blocks(values))
-
-    def _store(self, values: Floats) -> int:
-        at = self._n_parameters
-        self._parts.append(np.ascontiguousarray(values, np.float32).reshape(-1))
-        self._n_parameters += values.size
-        return at
+        return self._parameters.store(in_blocks(values))
 
 
 def bfloat16(values: Floats) -> NDArray[np.uint16]:

@@ -73,3 +73,22 @@ def in_blocks(values: Floats) -> Floats:
     padded = np.zeros((-(-len(values) // BLOCK) * BLOCK, *values.shape[1:]), np.float32)
     padded[: len(values)] = values
     return padded
+
+
+class Parameters:
+    """Arrays of a network, one behind another, as the library takes them."""
+
+    def __init__(self) -> None:
+        self._parts: list[Floats] = []
+        self._n = 0
+
+    def store(self, values: Floats) -> int:
+        """Append `values`; returns their place, in floats."""
+        at = self._n
+        self._parts.append(np.ascontiguousarray(values, np.float32).reshape(-1))
+        self._n += values.size
+        return at
+
+    def joined(self) -> Floats:
+        """All of them."""
+        return np.concatenate(self._parts)
