@@ -28,7 +28,7 @@ REQUIREMENTS = ROOT / "requirements"
 LEVELS = {"run": ["run"], "dev": ["run", "train", "dev"]}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 CMAKE_SOURCES = ["CMakeLists.txt", "package.xml", "scripts/node.in", "scripts/dp-ros"]
-CMAKE_SOURCES += ["dp_ros/inference/native/unet1d.cpp", "dp_ros/policies/norm_mish.cpp"]
+CMAKE_SOURCES += [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("dp_ros/**/*.[ch]pp"))]
 
 
 class SetupError(Exception):

@@ -6,10 +6,10 @@
 #   EPISODES=20 STEPS=200 ROUNDS=1 CORRECTIONS=4 ROUND_SEEDS=310000:310002 SEEDS=320000:320002 REPEATS=1 OUT=/tmp/try \
 #     scripts/reproduce_state.sh                   a try
 #
-#   PREFIX_STEPS=7 MODE=rtc LATENCIES_MS=0,400 EPISODES=1500 STEPS=30000 ROUNDS=4 CORRECTIONS=700 ROUND_STEPS=7000 \
-#     OUT=out/for_delay scripts/reproduce_state.sh   a policy that lives with a delay too, in two hours; more ROUNDS later go on
+#   scripts/make_models.sh                           the models that are shipped, which live with a delay too, by this one
 #
-# The scripted expert demonstrates, a policy is trained on that, and the expert then corrects it where it went wrong.
+# The scripted expert demonstrates, a policy is trained on that, and the expert then corrects it where it went wrong:
+# first in rounds without a delay, then, with DELAY_ROUNDS, in rounds under one. More rounds later go on with it.
 # Scores are of start states that nothing here trains or chooses on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,7 +23,9 @@ ROUNDS=${ROUNDS:-2}                  # of corrections
 CORRECTIONS=${CORRECTIONS:-400}      # episodes that a round adds
 ROUND_STEPS=${ROUND_STEPS:-5000}     # optimiser steps of a round
 ROUND_SEEDS=${ROUND_SEEDS:-310000:310030}   # start states that show what a round brought
-PREFIX_STEPS=${PREFIX_STEPS:-0} MODE=${MODE:-replace} LATENCIES_MS=${LATENCIES_MS:-}   # 7, rtc and 0,400: for delays
+PREFIX_STEPS=${PREFIX_STEPS:-0} MODE=${MODE:-replace}   # 7 and rtc for a policy that is to live with a delay
+DELAY_ROUNDS=${DELAY_ROUNDS:-0} DELAY_MS=${DELAY_MS:-400}   # further rounds, under so much latency
+TEMPERATURE=${TEMPERATURE:-1}        # at which the policy comes to the states that are corrected; the model has 0.7
 SEED=${SEED:-0}                      # of the training
 SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
 WORKERS=${WORKERS:-2}                # processes that record and evaluate
@@ -31,10 +33,18 @@ mkdir -p "$OUT"
 
 record pusht_state "$EPISODES" "$OUT/demonstrations.zarr" 1000
 train_or_resume "$OUT/demonstrated" --task pusht_state --data "$OUT/demonstrations.zarr" --steps "$STEPS" \
-  --prefix-steps "$PREFIX_STEPS" --seed "$SEED" training.eval_episodes=0 training.eval_train_episodes=0
-correct_or_resume "$OUT/corrected" "$ROUNDS" --run "$OUT/demonstrated" --episodes "$CORRECTIONS" \
-  --mode "$MODE" --infer-every 4 ${LATENCIES_MS:+--latency-ms "$LATENCIES_MS"} --takeover-steps 20:220 \
-  --eval-seeds "$ROUND_SEEDS" --steps "$ROUND_STEPS" --processes "$WORKERS" training.learning_rate=0.0005
+  --prefix-steps "$PREFIX_STEPS" --seed "$SEED" "sampler.temperature=$TEMPERATURE" \
+  training.eval_episodes=0 training.eval_train_episodes=0
 
-dp-ros export "$OUT/corrected/round_$ROUNDS" "$MODEL" --temperature 0.7 --mode "$MODE" --infer-every 4 --force
+how=(--episodes "$CORRECTIONS" --mode "$MODE" --infer-every 4 --takeover-steps 20:220 --eval-seeds "$ROUND_SEEDS"
+  --steps "$ROUND_STEPS" --processes "$WORKERS" training.learning_rate=0.0005)
+correct_or_resume "$OUT/corrected" "$ROUNDS" --run "$OUT/demonstrated" "${how[@]}"
+RUN=$OUT/corrected/round_$ROUNDS
+if [ "$DELAY_ROUNDS" -gt 0 ]; then
+  correct_or_resume "$OUT/delayed" "$DELAY_ROUNDS" --run "$RUN" --data "$OUT/corrected/data.zarr" \
+    --latency-ms "$DELAY_MS" --first-seed 600000 "${how[@]}"
+  RUN=$OUT/delayed/round_$DELAY_ROUNDS
+fi
+
+dp-ros export "$RUN" "$MODEL" --temperature 0.7 --mode "$MODE" --infer-every 4 --force
 dp-ros eval --model "$MODEL" --seeds "$SEEDS" --repeats "$REPEATS" --processes "$WORKERS" --json "$OUT/eval.json" --record

@@ -1,23 +1,14 @@
-"""Group norm and mish in compiled code, for training on a CPU; see `norm_mish.cpp`.
-
-CMakeLists.txt builds it. Easy to get wrong: a machine that only trains may have no such library, so `compiled` says
-whether there is one, and who asks has the same arithmetic in torch.
-"""
+"""Group norm and mish in compiled code, for training on a CPU; see `norm_mish.cpp`."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dp_ros.inference.native.library import cpu_flags
-
-LIBRARY = "libdp_ros_norm_mish.so"
-_NEEDED_FLAGS = {"avx2", "fma"}
+from dp_ros.policies.training_library import training_library
 
 
 class NormMish:
@@ -56,15 +47,6 @@ class NormMish:
 
 @functools.cache
 def compiled() -> NormMish | None:
-    """The compiled code; None where it is not built or the processor is too old."""
-    flags = cpu_flags()
-    if flags and not flags >= _NEEDED_FLAGS:
-        return None
-    prefixes = [
-        Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix
-    ]
-    found = next((path for prefix in prefixes if (path := prefix / "lib" / LIBRARY).is_file()), None)
-    try:
-        return None if found is None else NormMish(ctypes.CDLL(str(found)))
-    except (OSError, AttributeError):
-        return None
+    """The compiled code; None where there is none."""
+    library = training_library()
+    return None if library is None else NormMish(library)

@@ -15,12 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_ros.errors import UserError
+from dp_ros.policies import channels_last
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.specs import VisionSpec, middle
 from dp_ros.task import ObservationSpec
 
 _SMALL_CHANNELS = (16, 32)
 _SHARED = "shared"
+#: Pictures that training on a CPU takes through the layers together: more do not stay in its caches.
+_AT_A_TIME = 32
 #: What a network can be given: other encodings have values whose range the type does not tell.
 _ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
 
@@ -85,14 +88,19 @@ class VisionEncoder(nn.Module):
 
 
 class PictureEncoder(nn.Module):
-    """Pictures (N, channels, h, w) from -1 to 1 to features (N, F)."""
+    """Pictures (N, channels, h, w) from -1 to 1 to features (N, F).
 
+    Attributes:
+        fast_training: compute as `channels_last` does where that is quicker, which is when training on a CPU.
+    """
+
+    fast_training: bool
     maps: nn.Module | None
     hidden: nn.Module | None
 
     def __init__(self, channels: int, spec: VisionSpec) -> None:
         super().__init__()
-        self.has_coordinates = spec.encoder == "small"
+        self.has_coordinates = self.fast_training = spec.encoder == "small"
         if spec.encoder == "small":
             first, second = spec.channels or _SMALL_CHANNELS
             self.body = nn.Sequential(
@@ -119,11 +127,18 @@ class PictureEncoder(nn.Module):
 
     def forward(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Encode; `rows` (N or 1, h) and `columns` (N or 1, w) are where in the whole picture they lie, -1 to 1."""
+        trained_here = self._is_trained_here(x)
+        if trained_here and len(x) > _AT_A_TIME:
+            n = len(x)
+            parts = (each.expand(n, -1).split(_AT_A_TIME) for each in (rows, columns))
+            return torch.cat([self(*each) for each in zip(x.split(_AT_A_TIME), *parts, strict=True)])
         if self.has_coordinates:
             n, _, h, w = x.shape
-            at = [columns.unsqueeze(1).expand(n, h, w), rows.unsqueeze(2).expand(n, h, w)]
-            x = torch.cat([x, torch.stack(at, dim=1)], dim=1)
-        seen: Tensor = self.body(x)
+            at = torch.stack([columns.unsqueeze(1).expand(n, h, w), rows.unsqueeze(2).expand(n, h, w)], dim=1)
+            if trained_here:
+                at = at.contiguous(memory_format=torch.channels_last)  # as the pictures are
+            x = torch.cat([x, at], dim=1)
+        seen: Tensor = channels_last.run(self.body, x) if trained_here else self.body(x)
         if self.maps is None:
             found = seen.mean((2, 3))
         else:
@@ -132,6 +147,10 @@ class PictureEncoder(nn.Module):
             if self.hidden is not None:
                 found = found + self.hidden(points)
         return F.relu(found) if self.rectifies else found
+
+    def _is_trained_here(self, x: Tensor) -> bool:
+        """Whether gradients are wanted, on a CPU."""
+        return self.fast_training and self.training and torch.is_grad_enabled() and x.device.type == "cpu"
 
 
 def spatial_softmax(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
