@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all their own set-up. `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint reproduce-state reproduce-image clean
+.PHONY: help setup setup-dev demo test lint reproduce-state reproduce-image reproduce-models clean
 
 TASK ?= pusht_state
 EPISODES ?= 3
@@ -45,6 +45,9 @@ reproduce-state: setup-dev  ## the state policy and its score from nothing; goes
 
 reproduce-image: setup-dev  ## the same for the image policy, which begins with a state policy
 	@$(in_env) scripts/reproduce_image.sh
+
+reproduce-models: setup-dev  ## the models that are shipped, from nothing, in about two and a half hours
+	@$(in_env) scripts/reproduce_models.sh
 
 clean:  ## remove the environment and everything that was built
 	rm -rf .venv .ros build install log .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -68,7 +68,7 @@ class Argument:
 DESCRIPTIONS = {
     "task": "task file, or the name of one in config/tasks",
     "model": "model folder, or the name of one in models",
-    "engine": "what runs the model: onnx, torch or auto",
+    "engine": "what runs the model: auto, native, onnx or torch; dp-ros bench --help has the others",
     "mode": "how chunks follow one another: replace, ensemble, rtc, or model (as its manifest says)",
     "infer_every": "steps between two inferences; 0: back to back, -1: as the model says",
     "dry_run": "do everything but send commands",

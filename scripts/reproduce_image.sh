@@ -18,6 +18,7 @@ STATE_RUN=${STATE_RUN:-}             # run on pusht_state to take the U-Net from
 EPISODES=${EPISODES:-600}            # labelled episodes, about 0.6 s each
 STEPS=${STEPS:-}                     # optimiser steps of the encoder; empty: those of the recipe
 STATE_EPISODES=${STATE_EPISODES:-800} STATE_STEPS=${STATE_STEPS:-12000} ROUNDS=${ROUNDS:-2}   # of scripts/reproduce_state.sh
+MODE=${MODE:-replace}                # of the model's execution: rtc for a U-Net that learnt with prefixes
 SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
 WORKERS=${WORKERS:-2}                # processes that record and evaluate
 mkdir -p "$OUT"
@@ -32,6 +33,6 @@ record pusht_image_labelled "$EPISODES" "$OUT/labelled.zarr" 0
 train_or_resume "$OUT/encoder" --config diffusion_unet_image_labelled --task pusht_image \
   --data "$OUT/labelled.zarr" --start-from "$STATE_RUN" ${STEPS:+--steps "$STEPS"}
 
-dp-ros export "$OUT/encoder" "$MODEL" --temperature 0.7 --mode replace --infer-every 4 --force
+dp-ros export "$OUT/encoder" "$MODEL" --temperature 0.7 --mode "$MODE" --infer-every 4 --force
 dp-ros eval --model "$MODEL" --seeds "$SEEDS" --repeats "$REPEATS" --processes "$WORKERS" \
   --json "$OUT/eval.json" --record

@@ -6,7 +6,7 @@
 #   EPISODES=20 STEPS=200 ROUNDS=1 CORRECTIONS=4 ROUND_SEEDS=310000:310002 SEEDS=320000:320002 REPEATS=1 OUT=/tmp/try \
 #     scripts/reproduce_state.sh                   a try
 #
-#   scripts/make_models.sh                           the models that are shipped, which live with a delay too, by this one
+#   scripts/reproduce_models.sh                           the models that are shipped, which live with a delay too, by this one
 #
 # The scripted expert demonstrates, a policy is trained on that, and the expert then corrects it where it went wrong:
 # first in rounds without a delay, then, with DELAY_ROUNDS, in rounds under one. More rounds later go on with it.

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=100000, help="start state of the first; then one up each")
     parser.add_argument("--task", default="pusht_state", help="task file or name (default pusht_state)")
     parser.add_argument("--model", default="", help="model folder (default: the shipped one of the task)")
-    parser.add_argument("--engine", default="auto", help="onnx, torch or auto (default)")
+    parser.add_argument("--engine", default="auto", help="auto (default), native, onnx or torch")
     parser.add_argument("--realtime", action="store_true", help="on the wall clock instead of lockstep")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for report and pictures")
 
