@@ -2,6 +2,7 @@
 
     dp-ros collect --fast --workers 2 --task pusht_state --episodes 800 --seed 1000 --out demos.zarr
     python benchmarks/comparison.py --data demos.zarr --out out/comparison
+    dp-ros explain --models out/comparison/models/* --out out/explain        # what they do, drawn
 
 The budget is the number of samples, steps times batch; the networks of the recipes differ in size, which the table
 shows with the time that training took. Of each the weights at the end of the training are scored, so that nothing is
@@ -56,8 +57,8 @@ def dp_ros(log: Path, *arguments: str) -> None:
 
 def measure(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train, export and evaluate one recipe, as far as that is not done."""
-    folder = options.out / recipe
-    run, model, scores, log = folder / "run", folder / "model", folder / "eval.json", folder / "log.txt"
+    folder, model = options.out / recipe, options.out / "models" / recipe
+    run, scores, log = folder / "run", folder / "eval.json", folder / "log.txt"
     if not scores.is_file():
         if (run / RUN_FILE).is_file():
             dp_ros(log, "train", "--out", str(run), "--resume")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The models in models/ from nothing: demonstrations, training, corrections, encoder, distillation, scores. What is there
-# already under out/models is kept and gone on with.
+# Models like those in models/ from nothing: demonstrations, training, corrections, encoder, distillation, scores. What is
+# there already under out/models is kept and gone on with.
 #
 #   scripts/reproduce_models.sh             pusht_state, pusht_image and pusht_state_fast under out/models
 #   EPISODES=20 STEPS=200 CORRECTIONS=8 ROUND_STEPS=100 DELAY_ROUNDS=1 ROUND_SEEDS=310000:310002 IMAGE_EPISODES=20 \

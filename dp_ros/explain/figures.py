@@ -31,17 +31,18 @@ def draw_futures(futures: Mapping[str, Futures], path: Path) -> None:
     figure, grid = _subplots(2 * rows, columns, (3.6 * columns + 0.4, 7.9 * rows + 1.2))
     for axes in grid.flat:
         axes.set_axis_off()
+    window = _window(np.concatenate([found.paths for found in futures.values()]))  # one scale for all
     for place, (name, found) in enumerate(futures.items()):
         row, column = divmod(place, _COLUMNS)
         counts = found.counts
         upper, lower = grid[2 * row, column], grid[2 * row + 1, column]
-        _world(upper, _window(found.paths))
+        _world(upper, window)
         for one, way in zip(found.paths, found.sides, strict=True):
             upper.plot(*one.T, color=COLOURS[way], alpha=0.45, lw=0.9)
         upper.plot(*found.paths.mean(axis=0).T, color="black", lw=2.2, ls=(0, (3, 1.2)))
         ways = f"{counts['above']} above, {counts['below']} below"
         upper.set_title(f"{name}\n{ways}" + (f", {counts['neither']} neither" if counts["neither"] else ""))
-        _world(lower, _window(found.paths))
+        _world(lower, window)
         for chunk in found.chunks:
             lower.plot(*chunk.T, color=COLOURS[side(chunk)], alpha=0.45, lw=0.9, marker=".", ms=2)
         lower.plot(*found.chunks.mean(axis=0).T, color="black", lw=2.2, ls=(0, (3, 1.2)))
@@ -96,7 +97,7 @@ def draw_switching(switching: Mapping[str, Switching], path: Path) -> None:
     left.set(xlabel="control step", ylabel="px", ylim=(0, None))
     left.set_title("Distance between successive plans (mean, 10 to 90 %)", fontsize=10)
     left.legend(fontsize=8)
-    right.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0, fontsize=9)
+    right.set_xticks(range(len(names)), names, rotation=20 if len("".join(names)) > 30 else 0, fontsize=9)
     right.margins(y=0.15)
     right.set_xlim(-0.7, max(len(names), 3) - 0.3)
     right.set_ylabel("switches a future")
