@@ -46,7 +46,7 @@ reproduce-state: setup-dev  ## the state policy and its score from nothing; goes
 reproduce-image: setup-dev  ## the same for the image policy, which begins with a state policy
 	@$(in_env) scripts/reproduce_image.sh
 
-reproduce-models: setup-dev  ## the models that are shipped, from nothing, in about two and a half hours
+reproduce-models: setup-dev  ## models like the shipped ones, which live with a delay, from nothing (three hours)
 	@$(in_env) scripts/reproduce_models.sh
 
 clean:  ## remove the environment and everything that was built

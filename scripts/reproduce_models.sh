@@ -3,23 +3,22 @@
 # there already under out/models is kept and gone on with.
 #
 #   scripts/reproduce_models.sh             pusht_state, pusht_image and pusht_state_fast under out/models
-#   EPISODES=20 STEPS=200 CORRECTIONS=8 ROUND_STEPS=100 DELAY_ROUNDS=1 ROUND_SEEDS=310000:310002 IMAGE_EPISODES=20 \
-#     IMAGE_STEPS=100 FAST_STEPS=100 SEEDS=320000:320002 REPEATS=1 OUT=/tmp/try scripts/reproduce_models.sh    a try
+#   EPISODES=20 STEPS=200 CORRECTIONS=8 ROUND_STEPS=100 DELAY_ROUNDS=1 FINAL_STEPS=100 ROUND_SEEDS=310000:310002 \
+#     IMAGE_EPISODES=20 IMAGE_STEPS=100 FAST_STEPS=100 SEEDS=320000:320002 REPEATS=1 OUT=/tmp/try scripts/reproduce_models.sh    a try
 #
 # The state policy is taught to live with a delay: it learns to go on from actions that are being executed (prefixes),
-# and most of its corrections are of states that it came to under 400 ms of latency.
+# most of its corrections are of states that it came to under 400 ms of latency, and in the end it learns from all of it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 MADE=${OUT:-out/models}
-DELAY_ROUNDS=${DELAY_ROUNDS:-4}
 export SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
 
 MODEL=$MADE/pusht_state OUT=$MADE/state MODE=rtc PREFIX_STEPS=7 TEMPERATURE=0.7 EPISODES=${EPISODES:-1200} \
   STEPS=${STEPS:-14000} CORRECTIONS=${CORRECTIONS:-600} ROUND_STEPS=${ROUND_STEPS:-8000} ROUNDS=2 \
-  DELAY_ROUNDS=$DELAY_ROUNDS scripts/reproduce_state.sh
+  DELAY_ROUNDS=${DELAY_ROUNDS:-4} FINAL_STEPS=${FINAL_STEPS:-18000} scripts/reproduce_state.sh
 
 MODEL=$MADE/pusht_image OUT=$MADE/image MODE=rtc EPISODES=${IMAGE_EPISODES:-600} STEPS=${IMAGE_STEPS:-} \
-  STATE_RUN=$MADE/state/delayed/round_$DELAY_ROUNDS scripts/reproduce_image.sh
+  STATE_RUN=$MADE/state/final scripts/reproduce_image.sh
 
 if [ -e "$MADE/distilled/run.json" ]; then
   dp-ros distill --out "$MADE/distilled" --resume

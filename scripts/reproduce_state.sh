@@ -25,6 +25,7 @@ ROUND_STEPS=${ROUND_STEPS:-5000}     # optimiser steps of a round
 ROUND_SEEDS=${ROUND_SEEDS:-310000:310030}   # start states that show what a round brought
 PREFIX_STEPS=${PREFIX_STEPS:-0} MODE=${MODE:-replace}   # 7 and rtc for a policy that is to live with a delay
 DELAY_ROUNDS=${DELAY_ROUNDS:-0} DELAY_MS=${DELAY_MS:-400}   # further rounds, under so much latency
+FINAL_STEPS=${FINAL_STEPS:-0}        # optimiser steps on all of it at the end: a round sees what is new but once or twice
 TEMPERATURE=${TEMPERATURE:-1}        # at which the policy comes to the states that are corrected; the model has 0.7
 SEED=${SEED:-0}                      # of the training
 SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
@@ -39,11 +40,17 @@ train_or_resume "$OUT/demonstrated" --task pusht_state --data "$OUT/demonstratio
 how=(--episodes "$CORRECTIONS" --mode "$MODE" --infer-every 4 --takeover-steps 20:220 --eval-seeds "$ROUND_SEEDS"
   --steps "$ROUND_STEPS" --processes "$WORKERS" training.learning_rate=0.0005)
 correct_or_resume "$OUT/corrected" "$ROUNDS" --run "$OUT/demonstrated" "${how[@]}"
-RUN=$OUT/corrected/round_$ROUNDS
+RUN=$OUT/corrected/round_$ROUNDS DATA=$OUT/corrected/data.zarr
 if [ "$DELAY_ROUNDS" -gt 0 ]; then
-  correct_or_resume "$OUT/delayed" "$DELAY_ROUNDS" --run "$RUN" --data "$OUT/corrected/data.zarr" \
+  correct_or_resume "$OUT/delayed" "$DELAY_ROUNDS" --run "$RUN" --data "$DATA" \
     --latency-ms "$DELAY_MS" --first-seed 600000 "${how[@]}"
-  RUN=$OUT/delayed/round_$DELAY_ROUNDS
+  RUN=$OUT/delayed/round_$DELAY_ROUNDS DATA=$OUT/delayed/data.zarr
+fi
+if [ "$FINAL_STEPS" -gt 0 ]; then
+  train_or_resume "$OUT/final" --task pusht_state --data "$DATA" --start-from "$RUN" --steps "$FINAL_STEPS" \
+    --prefix-steps "$PREFIX_STEPS" --lr 0.0007 --seed "$SEED" "sampler.temperature=$TEMPERATURE" \
+    training.eval_episodes=0 training.eval_train_episodes=0
+  RUN=$OUT/final
 fi
 
 dp-ros export "$RUN" "$MODEL" --temperature 0.7 --mode "$MODE" --infer-every 4 --force
