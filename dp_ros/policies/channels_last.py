@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_ros.policies.norm_relu import NormRelu, compiled
+from dp_ros.policies.norm_relu import NormRelu
+from dp_ros.policies.training_library import compiled
 
 
 def run(layers: nn.Sequential, x: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def run(layers: nn.Sequential, x: Tensor) -> Tensor:
 def norm_relu(norm: nn.GroupNorm, y: Tensor) -> Tensor:
     """relu(norm(y)) of `y` (N, C, h, w)."""
     # One thread makes the compiled pass; torch shares its own passes out.
-    own = compiled() if y.dtype == torch.float32 and torch.get_num_threads() == 1 else None
+    own = compiled(NormRelu) if y.dtype == torch.float32 and torch.get_num_threads() == 1 else None
     if own is None:
         return F.relu(norm(y))
     y = y.contiguous(memory_format=torch.channels_last)

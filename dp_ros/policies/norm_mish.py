@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 
 import torch
 from torch import Tensor
-
-from dp_ros.policies.training_library import training_library
 
 
 class NormMish:
@@ -43,10 +40,3 @@ class NormMish:
         self._backward(*given, *y.shape, mean.shape[1], *made)
         d_bias, d_gamma, d_beta = sums.unbind()
         return d_y, d_bias, d_gamma, d_beta
-
-
-@functools.cache
-def compiled() -> NormMish | None:
-    """The compiled code; None where there is none."""
-    library = training_library()
-    return None if library is None else NormMish(library)

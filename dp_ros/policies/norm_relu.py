@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 
 import torch
 from torch import Tensor
-
-from dp_ros.policies.training_library import training_library
 
 
 class NormRelu:
@@ -42,13 +39,6 @@ class NormRelu:
         made = (tensor.data_ptr() for tensor in (d_y, d_gamma, d_beta))
         self._backward(*given, *_shape(y), mean.shape[1], *made)
         return d_y, d_gamma, d_beta
-
-
-@functools.cache
-def compiled() -> NormRelu | None:
-    """The compiled code; None where there is none."""
-    library = training_library()
-    return None if library is None else NormRelu(library)
 
 
 def _shape(y: Tensor) -> tuple[int, int, int]:

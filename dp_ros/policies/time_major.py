@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_ros.policies.norm_mish import NormMish, compiled
+from dp_ros.policies.norm_mish import NormMish
+from dp_ros.policies.training_library import compiled
 
 if TYPE_CHECKING:
     from dp_ros.policies.unet1d import ConditionalUnet1d, ConvNormMish, FilmResidualBlock, _Level
@@ -234,4 +235,4 @@ def norm_mish_backward(
 
 
 def _compiled_for(y: Tensor) -> NormMish | None:
-    return compiled() if y.dtype == torch.float32 else None
+    return compiled(NormMish) if y.dtype == torch.float32 else None

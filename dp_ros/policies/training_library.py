@@ -8,17 +8,21 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from dp_ros.inference.native.library import cpu_flags
 
 LIBRARY = "libdp_ros_training.so"
 _NEEDED_FLAGS = {"avx2", "fma"}
 
+_Passes = TypeVar("_Passes")
+
 
 @functools.cache
-def training_library() -> ctypes.CDLL | None:
-    """The library; None where it is not built or the processor is too old."""
+def compiled(passes: Callable[[ctypes.CDLL], _Passes]) -> _Passes | None:
+    """`passes` of the library; None where it is not built, lacks them, or the processor is too old."""
     flags = cpu_flags()
     if flags and not flags >= _NEEDED_FLAGS:
         return None
@@ -27,6 +31,6 @@ def training_library() -> ctypes.CDLL | None:
     ]
     found = next((path for prefix in prefixes if (path := prefix / "lib" / LIBRARY).is_file()), None)
     try:
-        return None if found is None else ctypes.CDLL(str(found))
-    except OSError:
+        return None if found is None else passes(ctypes.CDLL(str(found)))
+    except (OSError, AttributeError):
         return None

@@ -11,8 +11,10 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from dp_ros.policies import channels_last, norm_relu, training_library  # noqa: E402
+from dp_ros.policies import channels_last  # noqa: E402
+from dp_ros.policies.norm_relu import NormRelu  # noqa: E402
 from dp_ros.policies.specs import VisionSpec  # noqa: E402
+from dp_ros.policies.training_library import compiled  # noqa: E402
 from dp_ros.policies.vision import PictureEncoder  # noqa: E402
 
 
@@ -26,9 +28,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(params=["compiled", "torch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    assert norm_relu.compiled() is not None, "CMakeLists.txt builds it; `make setup` does that"
+    assert compiled(NormRelu) is not None, "CMakeLists.txt builds it; `make setup` does that"
     if request.param == "torch":
-        monkeypatch.setattr(channels_last, "compiled", lambda: None)
+        monkeypatch.setattr(channels_last, "compiled", lambda passes: None)
     return str(request.param)
 
 
@@ -99,9 +101,10 @@ def test_it_is_for_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_library_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    training_library.training_library.cache_clear()
-    norm_relu.compiled.cache_clear()
+    norm, y = nn.GroupNorm(2, 16), torch.randn((2, 16, 5, 5))
+    compiled.cache_clear()
     monkeypatch.setenv("AMENT_PREFIX_PATH", "/nowhere")
-    assert norm_relu.compiled() is None
-    training_library.training_library.cache_clear()
-    norm_relu.compiled.cache_clear()
+    assert compiled(NormRelu) is None
+    without = channels_last.norm_relu(norm, y)
+    compiled.cache_clear()
+    assert torch.equal(without, F.relu(norm(y)))

@@ -8,7 +8,9 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from dp_ros.policies import norm_mish, time_major, training_library  # noqa: E402
+from dp_ros.policies import time_major  # noqa: E402
+from dp_ros.policies.norm_mish import NormMish  # noqa: E402
+from dp_ros.policies.training_library import compiled  # noqa: E402
 from dp_ros.policies.unet1d import ConvNormMish  # noqa: E402
 
 WAYS = ["compiled", "torch"]
@@ -17,7 +19,7 @@ WAYS = ["compiled", "torch"]
 def passes(way: str) -> tuple[object, object]:
     if way == "torch":
         return time_major.norm_mish, time_major.norm_mish_backward
-    found = norm_mish.compiled()
+    found = compiled(NormMish)
     assert found is not None, "CMakeLists.txt builds it; `make setup` does that"
     return found.forward, found.backward
 
@@ -48,12 +50,10 @@ def test_without_a_library_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.manual_seed(0)
     layer, x = ConvNormMish(6, 16, 5, 4), torch.randn((4, 3, 6))
     with_library = time_major.conv_norm_mish(layer, x)
-    for cached in (training_library.training_library, norm_mish.compiled):
-        cached.cache_clear()
+    compiled.cache_clear()
     monkeypatch.setenv("AMENT_PREFIX_PATH", "/nowhere")
-    assert norm_mish.compiled() is None
+    assert compiled(NormMish) is None
     without = time_major.conv_norm_mish(layer, x)
-    for cached in (training_library.training_library, norm_mish.compiled):
-        cached.cache_clear()
+    compiled.cache_clear()
     torch.testing.assert_close(with_library, without, rtol=1e-4, atol=1e-5)
     assert not torch.equal(with_library, without), "another way"
