@@ -8,6 +8,8 @@
 #include <cstring>
 #include <vector>
 
+#include "group_norm.hpp"
+
 namespace {
 
 constexpr float MISH_IS_LINEAR = 20.0f;
@@ -95,8 +97,7 @@ void dp_norm_mish_forward(float *__restrict__ y, const float *__restrict__ bias,
   }
 }
 
-// Gradients of y, bias, gamma and beta from that of the result. With h the normalised y and d the gradient of h, that of
-// y is rstd (d - mean(d) - h mean(d h)), means over a group: for each sample and channel one scale and one shift.
+// Gradients of y, bias, gamma and beta from that of the result.
 void dp_norm_mish_backward(const float *__restrict__ d_result, const float *__restrict__ slope,
                            const float *__restrict__ y, const float *__restrict__ mean, const float *__restrict__ rstd,
                            const float *__restrict__ gamma, int64_t steps, int64_t samples, int64_t channels,
@@ -123,25 +124,9 @@ void dp_norm_mish_backward(const float *__restrict__ d_result, const float *__re
         of_gamma[c] += d_z * row[c];
       }
     }
-    for (int64_t g = 0; g < groups; ++g) {
-      const float m = mean[b * groups + g], r = rstd[b * groups + g];
-      float first = 0.0f, second = 0.0f;
-      for (int64_t c = g * s.of_group(); c < (g + 1) * s.of_group(); ++c) {
-        of_gamma[c] = (of_gamma[c] - m * of_beta[c]) * r;
-        first += of_beta[c] * gamma[c];
-        second += of_gamma[c] * gamma[c];
-      }
-      const float factor = -r * share * second * r, term = -r * share * first - m * factor;
-      for (int64_t c = g * s.of_group(); c < (g + 1) * s.of_group(); ++c) {
-        of_z[c] = r * gamma[c];
-        of_y[c] = factor;
-        constant[c] = term;
-      }
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      d_beta[c] += of_beta[c];
-      d_gamma[c] += of_gamma[c];
-    }
+    dp_ros::group_norm_gradient({mean + b * groups, rstd + b * groups, gamma, of_beta, of_gamma, of_z, of_y, constant,
+                                 d_beta, d_gamma},
+                                groups, s.of_group(), share);
     for (int64_t t = 0; t < steps; ++t) {
       const int64_t at = t * s.row() + b * channels;
       const float *__restrict__ row = y + at;

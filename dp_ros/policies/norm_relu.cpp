@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "group_norm.hpp"
+
 namespace {
 
 // Places whose sums are kept apart from the total, so that a small value still counts beside a large sum.
@@ -81,8 +83,7 @@ void dp_norm_relu_forward(const float *__restrict__ y, const float *__restrict__
   }
 }
 
-// Gradients of y, gamma and beta from that of the result. With h the normalised y and d the gradient of h, that of y is
-// rstd (d - mean(d) - h mean(d h)), means over a group: for each picture and channel two scales and a shift.
+// Gradients of y, gamma and beta from that of the result.
 void dp_norm_relu_backward(const float *__restrict__ d_result, const float *__restrict__ result,
                            const float *__restrict__ y, const float *__restrict__ mean, const float *__restrict__ rstd,
                            const float *__restrict__ gamma, int64_t pictures, int64_t places, int64_t channels,
@@ -110,23 +111,9 @@ void dp_norm_relu_backward(const float *__restrict__ d_result, const float *__re
                          second[c] += d_z * seen[i];
                        }
                      });
-    for (int64_t g = 0; g < groups; ++g) {
-      const float m = mean[n * groups + g], r = rstd[n * groups + g];
-      float first = 0.0f, second = 0.0f;
-      for (int64_t c = g * s.of_group(); c < (g + 1) * s.of_group(); ++c) {
-        of_gamma[c] = (of_gamma[c] - m * of_beta[c]) * r;
-        first += of_beta[c] * gamma[c];
-        second += of_gamma[c] * gamma[c];
-      }
-      const float factor = -r * s.share() * second * r, term = -r * s.share() * first - m * factor;
-      for (int64_t c = g * s.of_group(); c < (g + 1) * s.of_group(); ++c) {
-        of_z[c] = r * gamma[c];
-        of_y[c] = factor;
-        constant[c] = term;
-        d_beta[c] += of_beta[c];
-        d_gamma[c] += of_gamma[c];
-      }
-    }
+    dp_ros::group_norm_gradient({mean + n * groups, rstd + n * groups, gamma, of_beta, of_gamma, of_z, of_y, constant,
+                                 d_beta, d_gamma},
+                                groups, s.of_group(), s.share());
     for (int64_t p = 0; p < places; ++p) {
       for (int64_t c = 0; c < channels; ++c) {
         const int64_t i = p * channels + c;
