@@ -17,15 +17,23 @@ MODEL=$MADE/pusht_state OUT=$MADE/state MODE=rtc PREFIX_STEPS=7 TEMPERATURE=0.7 
   STEPS=${STEPS:-14000} CORRECTIONS=${CORRECTIONS:-600} ROUND_STEPS=${ROUND_STEPS:-8000} ROUNDS=2 \
   DELAY_ROUNDS=${DELAY_ROUNDS:-4} FINAL_STEPS=${FINAL_STEPS:-18000} scripts/reproduce_state.sh
 
+# the encoder and the distillation need nothing of each other
+distil() {
+  if [ -e "$MADE/distilled/run.json" ]; then
+    exec dp-ros distill --out "$MADE/distilled" --resume
+  else
+    exec dp-ros distill "$MADE/pusht_state" --data "$MADE/state/demonstrations.zarr" --out "$MADE/distilled" \
+      ${FAST_STEPS:+--steps "$FAST_STEPS"}
+  fi
+}
+distil > "$MADE/distil.log" 2>&1 &
+distilling=$!
+trap 'kill "$distilling" 2> /dev/null || true' EXIT
+
 MODEL=$MADE/pusht_image OUT=$MADE/image MODE=rtc EPISODES=${IMAGE_EPISODES:-600} STEPS=${IMAGE_STEPS:-} \
   STATE_RUN=$MADE/state/final scripts/reproduce_image.sh
 
-if [ -e "$MADE/distilled/run.json" ]; then
-  dp-ros distill --out "$MADE/distilled" --resume
-else
-  dp-ros distill "$MADE/pusht_state" --data "$MADE/state/demonstrations.zarr" --out "$MADE/distilled" \
-    ${FAST_STEPS:+--steps "$FAST_STEPS"}
-fi
+wait "$distilling" || { cat "$MADE/distil.log" >&2; exit 1; }
 dp-ros export "$MADE/distilled" "$MADE/pusht_state_fast" --mode replace --infer-every 4 --force
 dp-ros eval --model "$MADE/pusht_state_fast" --seeds "$SEEDS" --repeats "$REPEATS" --processes "${WORKERS:-2}" \
   --json "$MADE/fast_eval.json"
