@@ -29,16 +29,17 @@ FINAL_STEPS=${FINAL_STEPS:-0}        # optimiser steps on all of it at the end: 
 TEMPERATURE=${TEMPERATURE:-1}        # at which the policy comes to the states that are corrected; the model has 0.7
 SEED=${SEED:-0}                      # of the training
 SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
-WORKERS=${WORKERS:-2}                # processes that record and evaluate
+WORKERS=${WORKERS:-2}                # processes that record and evaluate, and threads of a training
 mkdir -p "$OUT"
 
 record pusht_state "$EPISODES" "$OUT/demonstrations.zarr" 1000
 train_or_resume "$OUT/demonstrated" --task pusht_state --data "$OUT/demonstrations.zarr" --steps "$STEPS" \
-  --prefix-steps "$PREFIX_STEPS" --seed "$SEED" "sampler.temperature=$TEMPERATURE" \
+  --prefix-steps "$PREFIX_STEPS" --seed "$SEED" "sampler.temperature=$TEMPERATURE" training.threads="$WORKERS" \
   training.eval_episodes=0 training.eval_train_episodes=0
 
 how=(--episodes "$CORRECTIONS" --mode "$MODE" --infer-every 4 --takeover-steps 20:220 --eval-seeds "$ROUND_SEEDS"
-  --steps "$ROUND_STEPS" --processes "$WORKERS" training.learning_rate=0.0005)
+  --steps "$ROUND_STEPS" --processes "$WORKERS" training.learning_rate=0.0005
+  training.threads="$WORKERS")
 correct_or_resume "$OUT/corrected" "$ROUNDS" --run "$OUT/demonstrated" "${how[@]}"
 RUN=$OUT/corrected/round_$ROUNDS DATA=$OUT/corrected/data.zarr
 if [ "$DELAY_ROUNDS" -gt 0 ]; then
@@ -48,7 +49,7 @@ if [ "$DELAY_ROUNDS" -gt 0 ]; then
 fi
 if [ "$FINAL_STEPS" -gt 0 ]; then
   train_or_resume "$OUT/final" --task pusht_state --data "$DATA" --start-from "$RUN" --steps "$FINAL_STEPS" \
-    --prefix-steps "$PREFIX_STEPS" --lr 0.0007 --seed "$SEED" "sampler.temperature=$TEMPERATURE" \
+    --prefix-steps "$PREFIX_STEPS" --lr 0.0007 --seed "$SEED" "sampler.temperature=$TEMPERATURE" training.threads="$WORKERS" \
     training.eval_episodes=0 training.eval_train_episodes=0
   RUN=$OUT/final
 fi
