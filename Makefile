@@ -35,9 +35,9 @@ test: lint  ## lint, then the whole test suite (or PYTEST_ARGS="test/runtime -k 
 ifdef PYTEST_ARGS
 	@$(in_env) pytest $(PYTEST_ARGS)
 else
-	@$(in_env) OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 8 --dist loadfile --ignore-glob '*/system/test_*' --ignore test/system/faults \
+	@$(in_env) OMP_NUM_THREADS=1 pytest --durations 25 -n auto --maxprocesses 8 --dist loadfile --ignore-glob '*/system/test_*' --ignore test/system/faults \
 	  --ignore-glob '*/bridge/test_setpoint_process*' --ignore-glob '*/nodes/test_recorder_raw*'
-	@$(in_env) pytest test/bridge/test_setpoint_process*.py test/nodes/test_recorder_raw.py test/system --ignore test/system/lockstep
+	@$(in_env) pytest --durations 25 test/bridge/test_setpoint_process*.py test/nodes/test_recorder_raw.py test/system --ignore test/system/lockstep
 endif
 
 reproduce-state: setup-dev  ## the state policy and its score from nothing; goes on where it was

@@ -5,7 +5,7 @@
     dp-ros train --task pusht_state --data data/pusht.zarr training.seed=42 network.widths=[64,128]
     accelerate launch --multi_gpu --num_processes 2 -m dp_ros.cli.main train --task pusht_state --data ...
     dp-ros train --task pusht_state --data data/pusht.zarr --out runs/prefix --start-from runs/pusht \\
-        --prefix-steps 7 --steps 4000 --lr 5e-4   teach it to go on from a prefix
+        --prefix-steps 7 --steps 4000 --lr 5e-4   teach it to go on from a prefix; a model folder will do, too
 
 NAME=VALUE replaces a value of the recipe (config/policies/*.yaml). Watch a run with `tensorboard --logdir RUN`;
 `dp-ros report RUN` shows what became of it, `dp-ros export RUN models/NAME` makes a model of it.
@@ -53,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument(
-        "--start-from", metavar="RUN", type=Path, help="begin with the best weights of another run"
+        "--start-from",
+        metavar="FOLDER",
+        type=Path,
+        help="begin with the best weights of another run, or with those of a model",
     )
     parser.add_argument("--config", metavar="FILE", help="recipe, or the name of one in config/policies")
     recipe = parser.add_argument_group("short for NAME=VALUE")

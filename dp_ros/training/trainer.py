@@ -88,7 +88,8 @@ def train(
         run: folder of the run; must not exist unless `resume`.
         config: the recipe.
         resume: go on where the run was stopped, or killed.
-        start_from: another run, on data of about the same range, whose best weights this one begins with; see `Origin`.
+        start_from: a run, on data of about the same range, whose best weights this one begins with, or a model; see
+            `Origin`.
         console: where progress is shown.
         workers: the processes that train together; None: this one alone.
         teacher: the policy whose draws this one learns to make in fewer steps, and whose weights it begins with; None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ torch = pytest.importorskip("torch")
 from rich.console import Console  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+from dp_ros.cli.main import main  # noqa: E402
 from dp_ros.data.episode_writer import EpisodeWriter  # noqa: E402
 from dp_ros.errors import UserError  # noqa: E402
+from dp_ros.inference.manifest import load_manifest, write_manifest  # noqa: E402
 from dp_ros.sim.pusht import keypoints_of  # noqa: E402
 from dp_ros.sim.pusht_view import render  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
@@ -94,6 +97,65 @@ def test_an_image_run_takes_over_network_and_normalisation_of_a_state_run(
         "pusht_image", labelled, tmp_path / "all", image_config(**{"training.action_weight": 1.0}), run
     )
     assert not torch.equal(weights(both)["average/unet.film.weight"], new["average/unet.film.weight"])
+
+
+@pytest.fixture(scope="module")
+def state_model(state_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state run, exported."""
+    folder = tmp_path_factory.mktemp("models") / "states"
+    assert main(["export", str(state_run), str(folder)]) == 0
+    return folder
+
+
+def test_a_run_may_begin_with_a_model_as_with_the_run_it_was_exported_from(
+    labelled: Path, state_run: Path, state_model: Path, tmp_path: Path
+) -> None:
+    of_run, of_model = (
+        train("pusht_state", labelled, tmp_path / start.name, state_config(), start)
+        for start in (state_run, state_model)
+    )
+    one, other = weights(of_run), weights(of_model)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert not torch.equal(one["average/unet.film.weight"], weights(state_run)["average/unet.film.weight"])
+    run, model = (json.loads((each / "run.json").read_text()) for each in (of_run, of_model))
+    assert run["statistics"] == model["statistics"]
+    (theirs,), (ours,) = run["ancestors"], model["ancestors"]
+    assert ours["run"] == load_manifest(state_model).model_id
+    assert {**ours, "run": "state"} == theirs
+
+
+def test_an_image_run_takes_over_the_network_of_a_state_model(
+    labelled: Path, state_run: Path, state_model: Path, tmp_path: Path
+) -> None:
+    new = weights(train("pusht_image", labelled, tmp_path / "run", image_config(), state_model))
+    assert all(torch.equal(new[key], value) for key, value in weights(state_run).items())
+
+
+def test_of_a_model_of_unknown_origin_only_its_name_is_known(
+    labelled: Path, state_model: Path, tmp_path: Path
+) -> None:
+    theirs = shutil.copytree(state_model, tmp_path / "theirs")
+    write_manifest(theirs, load_manifest(theirs).model_copy(update={"provenance": None, "name": "theirs"}))
+    run = train("pusht_state", labelled, tmp_path / "run", state_config(), theirs)
+    record = json.loads((run / "run.json").read_text())
+    assert record["started_from"] == load_manifest(theirs).model_id and record["ancestors"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network.widths": [8, 8]}, "weights.safetensors: is not of this network"),
+        ({"training.seed": 1}, "is neither a training run .no run.json. nor a model .no manifest.json."),
+    ],
+    ids=["another network", "neither"],
+)
+def test_what_a_run_cannot_begin_with_is_refused_before_anything_is_written(
+    labelled: Path, state_model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    start = state_model if "network.widths" in changes else tmp_path
+    with pytest.raises(UserError, match=message):
+        train("pusht_state", labelled, tmp_path / "run", state_config(**changes), start)
+    assert not (tmp_path / "run").exists()
 
 
 def test_corrections_of_a_run_with_labels_are_refused(labelled: Path, encoder_run: Path) -> None:
