@@ -28,29 +28,28 @@ DELAY_ROUNDS=${DELAY_ROUNDS:-0} DELAY_MS=${DELAY_MS:-400}   # further rounds, un
 FINAL_STEPS=${FINAL_STEPS:-0}        # optimiser steps on all of it at the end: a round sees what is new but once or twice
 TEMPERATURE=${TEMPERATURE:-1}        # at which the policy comes to the states that are corrected; the model has 0.7
 SEED=${SEED:-0}                      # of the training
-BATCH=${BATCH:-64}                   # samples of an optimiser step; large ones use a processor better
-read -r RATE ROUND_RATE FINAL_RATE <<< "${RATES:-0.001 0.0005 0.0007}"   # learning rates, for this batch
 SEEDS=${SEEDS:-100000:100050} REPEATS=${REPEATS:-3}
-WORKERS=${WORKERS:-2}                # processes that record and evaluate, and threads of a training
+WORKERS=${WORKERS:-2}                # processes that record and evaluate
 mkdir -p "$OUT"
 
 record pusht_state "$EPISODES" "$OUT/demonstrations.zarr" 1000
-how=("training.batch_size=$BATCH" "training.warmup_steps=$((32000 / BATCH))" "training.threads=$WORKERS")
-train=(--task pusht_state --prefix-steps "$PREFIX_STEPS" --seed "$SEED" "${how[@]}" "sampler.temperature=$TEMPERATURE"
-  training.eval_episodes=0 training.eval_train_episodes=0)
-correct=(--episodes "$CORRECTIONS" --mode "$MODE" --infer-every 4 --takeover-steps 20:220 --eval-seeds "$ROUND_SEEDS"
-  --steps "$ROUND_STEPS" --processes "$WORKERS" "${how[@]}" "training.learning_rate=$ROUND_RATE")
+train_or_resume "$OUT/demonstrated" --task pusht_state --data "$OUT/demonstrations.zarr" --steps "$STEPS" \
+  --prefix-steps "$PREFIX_STEPS" --seed "$SEED" "sampler.temperature=$TEMPERATURE" \
+  training.eval_episodes=0 training.eval_train_episodes=0
 
-train_or_resume "$OUT/demonstrated" --data "$OUT/demonstrations.zarr" --steps "$STEPS" --lr "$RATE" "${train[@]}"
-correct_or_resume "$OUT/corrected" "$ROUNDS" --run "$OUT/demonstrated" "${correct[@]}"
+how=(--episodes "$CORRECTIONS" --mode "$MODE" --infer-every 4 --takeover-steps 20:220 --eval-seeds "$ROUND_SEEDS"
+  --steps "$ROUND_STEPS" --processes "$WORKERS" training.learning_rate=0.0005)
+correct_or_resume "$OUT/corrected" "$ROUNDS" --run "$OUT/demonstrated" "${how[@]}"
 RUN=$OUT/corrected/round_$ROUNDS DATA=$OUT/corrected/data.zarr
 if [ "$DELAY_ROUNDS" -gt 0 ]; then
   correct_or_resume "$OUT/delayed" "$DELAY_ROUNDS" --run "$RUN" --data "$DATA" \
-    --latency-ms "$DELAY_MS" --first-seed 600000 "${correct[@]}"
+    --latency-ms "$DELAY_MS" --first-seed 600000 "${how[@]}"
   RUN=$OUT/delayed/round_$DELAY_ROUNDS DATA=$OUT/delayed/data.zarr
 fi
 if [ "$FINAL_STEPS" -gt 0 ]; then
-  train_or_resume "$OUT/final" --data "$DATA" --start-from "$RUN" --steps "$FINAL_STEPS" --lr "$FINAL_RATE" "${train[@]}"
+  train_or_resume "$OUT/final" --task pusht_state --data "$DATA" --start-from "$RUN" --steps "$FINAL_STEPS" \
+    --prefix-steps "$PREFIX_STEPS" --lr 0.0007 --seed "$SEED" "sampler.temperature=$TEMPERATURE" \
+    training.eval_episodes=0 training.eval_train_episodes=0
   RUN=$OUT/final
 fi
 
