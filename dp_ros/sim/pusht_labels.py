@@ -134,8 +134,8 @@ class _Takeover:
         self._poses.append(world.block_pose)
         patience = self._rule.patience
         if world.steps >= self._rule.earliest and len(self._poses) > patience:
-            moved = [pose_distance_px(pose, self._poses[-1]) for pose in self._poses[-1 - patience : -1]]
-            self.stuck = bool(max(moved) < STUCK_PX)
+            moved = pose_distance_px(np.array(self._poses[-1 - patience : -1]), self._poses[-1])
+            self.stuck = bool(moved.max() < STUCK_PX)
         return self.stuck or world.steps >= self._step
 
 

@@ -177,10 +177,11 @@ def _expand(
 
 def _distinct(pose: Floats, order: NDArray[np.intp]) -> NDArray[np.intp]:
     """The first BEAM_WIDTH rows in `order` whose poses differ by DUPLICATE_PX or more."""
+    candidates = order[: 40 * BEAM_WIDTH]
+    poses, free = pose[candidates], np.ones(len(candidates), dtype=bool)
     kept: list[int] = []
-    for row in order[: 40 * BEAM_WIDTH]:
-        if not kept or pose_distance_px(pose[kept], pose[row]).min() >= DUPLICATE_PX:
-            kept.append(int(row))
-            if len(kept) == BEAM_WIDTH:
-                break
-    return np.array(kept, dtype=np.intp)
+    while len(kept) < BEAM_WIDTH and free.any():
+        first = int(free.argmax())
+        kept.append(first)
+        free &= pose_distance_px(poses, poses[first]) >= DUPLICATE_PX
+    return candidates[kept]
