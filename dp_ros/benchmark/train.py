@@ -114,9 +114,10 @@ def _ours(
     policy: Policy, spec: OptimizationSpec, fetch: Callable[[int], list[Fetched]]
 ) -> Callable[[int], None]:
     """A step as in `training.trainer`."""
+    parameters = list(policy.parameters())
     average = WeightAverage(policy, spec.ema_power, spec.ema_max_decay)
     optimizer = torch.optim.AdamW(
-        policy.parameters(), _LEARNING_RATE, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
+        parameters, _LEARNING_RATE, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
     )
 
     def take(step: int) -> None:
@@ -127,10 +128,10 @@ def _ours(
             part_loss = policy.loss(weighted_batch(spec, observation, actions), draw) * part.share
             part_loss.backward()
             loss += part_loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), spec.clip_norm, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip_norm, foreach=True)
         assert np.isfinite(loss.item()) and np.isfinite(norm.item())
         optimizer.step()
-        average.update(policy, step + 1)
+        average.update(step + 1)
 
     return take
 

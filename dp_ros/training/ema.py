@@ -18,13 +18,15 @@ class WeightAverage:
     """Keeps `policy`, a copy of the given policy with averaged weights.
 
     Args:
-        policy: the policy being trained.
+        policy: the policy being trained, whose weights it follows; none is added later.
         power: how fast the decay rises.
         max_decay: where it ends.
     """
 
     def __init__(self, policy: Policy, power: float, max_decay: float) -> None:
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
+        self._averaged: list[torch.Tensor] = list(self.policy.parameters())
+        self._followed: list[torch.Tensor] = list(policy.parameters())
         self._power, self._max_decay = power, max_decay
 
     def decay(self, step: int) -> float:
@@ -32,8 +34,6 @@ class WeightAverage:
         return min(self._max_decay, 1.0 - (1.0 + step) ** -self._power)
 
     @torch.no_grad()
-    def update(self, policy: Policy, step: int) -> None:
-        """Move the average towards `policy` after optimiser step `step`, counted from 1."""
-        old: list[torch.Tensor] = list(self.policy.parameters())
-        new: list[torch.Tensor] = list(policy.parameters())
-        torch._foreach_lerp_(old, new, 1.0 - self.decay(step))
+    def update(self, step: int) -> None:
+        """Move the average towards the weights as they are after optimiser step `step`, counted from 1."""
+        torch._foreach_lerp_(self._averaged, self._followed, 1.0 - self.decay(step))

@@ -131,6 +131,7 @@ def train(
         teacher.policy.to(workers.device)
         started_from, loss_of = teacher.manifest.model_id, teacher.loss
     policy.to(workers.device)
+    parameters = list(policy.parameters())
     average = WeightAverage(policy, spec.ema_power, spec.ema_max_decay)
     optimizer = torch.optim.AdamW(
         policy.parameter_groups(spec.weight_decay), lr=0.0, betas=spec.betas, fused=True
@@ -156,7 +157,7 @@ def train(
             progress = load_checkpoint(run / LAST, policy, average, optimizer)
     else:
         workers.on_main(lambda: create_run(run, record))
-    n_parameters = sum(p.numel() for p in policy.parameters())
+    n_parameters = sum(p.numel() for p in parameters)
     console.print(
         f"{run}: {len(samples)} windows from {len(training)} episodes, {len(held_out)} held out; "
         f"{n_parameters / 1e6:.2f} M parameters; {spec.steps} steps of {batches.size} samples on {workers}",
@@ -206,8 +207,8 @@ def train(
                 weighted = part_loss * (part.share * workers.count)
                 weighted.backward()
                 loss += weighted.detach()
-            workers.average([loss, *(p.grad for p in policy.parameters() if p.grad is not None)])
-            gradient_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), spec.clip_norm, foreach=True)
+            workers.average([loss, *(p.grad for p in parameters if p.grad is not None)])
+            gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip_norm, foreach=True)
             if not math.isfinite(loss.item()) or not math.isfinite(gradient_norm.item()):
                 raise TrainingError(
                     f"step {step}: the loss is {loss.item():g}, its gradient {gradient_norm.item():g}: "
@@ -218,7 +219,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            average.update(policy, step + 1)
+            average.update(step + 1)
             progress.step = step + 1
             if display.advance(loss.item(), rate):
                 values = {"lr": rate, "train_loss": display.mean_loss, "gradient_norm": gradient_norm.item()}

@@ -22,7 +22,7 @@ def test_the_average_follows_the_weights() -> None:
     before = averaged.clone()
     with torch.no_grad():
         weight += 1.0
-    average.update(policy, 1)
+    average.update(1)
     torch.testing.assert_close(averaged - before, torch.full_like(before, 2**-0.75), rtol=1e-4, atol=1e-5)
     assert not averaged.requires_grad
 
@@ -31,6 +31,6 @@ def test_weights_that_stand_still_are_their_own_average() -> None:
     policy = small_policy()
     average = WeightAverage(policy, power=0.75, max_decay=0.9999)
     for step in range(1, 6):
-        average.update(policy, step)
+        average.update(step)
     for old, new in zip(policy.parameters(), average.policy.parameters(), strict=True):
         assert torch.equal(old, new)
