@@ -15,7 +15,7 @@ source scripts/reproduction.sh
 OUT=${OUT:-out/reproduce_image}      # recordings and runs
 MODEL=${MODEL:-$OUT/pusht_image}     # the model folder
 STATE_RUN=${STATE_RUN:-}             # run on pusht_state to take the U-Net from; empty: one is made
-EPISODES=${EPISODES:-600}            # labelled episodes, about 0.6 s each
+EPISODES=${EPISODES:-600}            # labelled episodes
 STEPS=${STEPS:-}                     # optimiser steps of the encoder; empty: those of the recipe
 STATE_EPISODES=${STATE_EPISODES:-800} STATE_STEPS=${STATE_STEPS:-12000} ROUNDS=${ROUNDS:-2}   # of scripts/reproduce_state.sh
 MODE=${MODE:-replace}                # of the model's execution: rtc for a U-Net that learnt with prefixes

@@ -17,7 +17,7 @@ source scripts/reproduction.sh
 
 OUT=${OUT:-out/reproduce_state}      # recordings and runs
 MODEL=${MODEL:-$OUT/pusht_state}     # the model folder
-EPISODES=${EPISODES:-800}            # demonstrations, about 0.7 s of one core each
+EPISODES=${EPISODES:-800}            # demonstrations
 STEPS=${STEPS:-12000}                # optimiser steps on them
 ROUNDS=${ROUNDS:-2}                  # of corrections
 CORRECTIONS=${CORRECTIONS:-400}      # episodes that a round adds

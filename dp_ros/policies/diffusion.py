@@ -13,7 +13,6 @@ now.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,13 +28,13 @@ from dp_ros.inference.sampler import (
     denoising_steps,
     guidance_gain,
     inpainting_noise,
-    lowest_log_ratio,
     step_noise,
     steps_left_out,
     warm_noise,
 )
 from dp_ros.policies.normalizer import MinMaxNormalizer, Statistics
 from dp_ros.policies.policy import Batch, Draw, Policy
+from dp_ros.policies.schedulers import next_trajectory, noising_scheduler, scheduler_of
 from dp_ros.policies.specs import TransformerSpec, UnetSpec, conditioning_of, labels_of, observed_steps
 from dp_ros.policies.transformer import ActionTransformer
 from dp_ros.policies.unet1d import ConditionalUnet1d
@@ -303,7 +302,7 @@ class DiffusionPolicy(Policy):
         known_noise: float,
     ) -> Tensor:
         """`prediction_loss` for an observation that is encoded, (B, O), and a trajectory that is normalised."""
-        scheduler = _ddpm(self.sampler)
+        scheduler = noising_scheduler(self.sampler)
         noisy = scheduler.add_noise(clean, noise, step)
         if self.sampler.prediction == "v_prediction":
             target = scheduler.get_velocity(clean, noise, step)
@@ -361,7 +360,9 @@ class DiffusionPolicy(Policy):
             if fresh is not None:
                 led = led + fresh[k] * coefficients.fresh
             gain = self.prefix_gain(weights, coefficients.noise_share)
-            actions = _next(scheduler, prediction, step, actions, fresh, k) * (1.0 - gain) + led * gain
+            actions = (
+                next_trajectory(scheduler, prediction, step, actions, fresh, k) * (1.0 - gain) + led * gain
+            )
         drawn = self._actions_of(actions)
         return torch.where(weights.unsqueeze(-1) >= 1.0, wanted, drawn)
 
@@ -378,7 +379,7 @@ class DiffusionPolicy(Policy):
         actions = [noise * self.sampler.temperature]
         for k, step in enumerate(scheduler.timesteps):
             prediction = self.unet(actions[-1], step.expand(len(noise)), condition)
-            actions.append(_next(scheduler, prediction, step, actions[-1], fresh, k))
+            actions.append(next_trajectory(scheduler, prediction, step, actions[-1], fresh, k))
         return [self._actions_of(each) for each in actions]
 
     def observed_mask(self, device: torch.device | str = "cpu") -> Tensor:
@@ -476,54 +477,3 @@ def check_supported(task: TaskSpec, network: DiffusionNetwork) -> None:
 def _joined(frames: Mapping[str, Tensor]) -> Tensor:
     """The condition (B, O) of streams (B, n_obs_steps, F), step by step."""
     return torch.cat(list(frames.values()), dim=-1).flatten(1)
-
-
-def scheduler_of(sampler: SamplerSpec) -> Any:
-    """Scheduler of diffusers that runs a policy trained with `sampler`."""
-    if sampler.method == "dpmsolver++":
-        return _dpm_solver(sampler)
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(**_scheduler_arguments(sampler), set_alpha_to_one=True, steps_offset=0)
-
-
-def _next(
-    scheduler: Any, prediction: Tensor, step: Tensor, actions: Tensor, fresh: Tensor | None, k: int
-) -> Tensor:
-    """Actions after denoising step number `k`. DDPM is DDIM with eta = 1 (arXiv 2010.02502, section 4.1)."""
-    if fresh is None:
-        return scheduler.step(prediction, step, actions).prev_sample  # type: ignore[no-any-return]
-    return scheduler.step(  # type: ignore[no-any-return]
-        prediction, step, actions, eta=1.0, use_clipped_model_output=True, variance_noise=fresh[k]
-    ).prev_sample
-
-
-def _dpm_solver(sampler: SamplerSpec) -> Any:
-    from diffusers import DPMSolverMultistepScheduler
-
-    class Clipping(DPMSolverMultistepScheduler):  # type: ignore[misc]
-        """That of diffusers, which does not clip, though estimates of the clean actions at high noise are wild."""
-
-        def convert_model_output(self, *args: Any, **kwargs: Any) -> Tensor:
-            clean: Tensor = super().convert_model_output(*args, **kwargs)
-            return clean.clamp(-1.0, 1.0) if sampler.clip_sample else clean
-
-    arguments = {key: value for key, value in _scheduler_arguments(sampler).items() if key != "clip_sample"}
-    arguments |= {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
-    return Clipping(**arguments, lambda_min_clipped=lowest_log_ratio(sampler))
-
-
-@functools.cache
-def _ddpm(sampler: SamplerSpec) -> Any:
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(**_scheduler_arguments(sampler))
-
-
-def _scheduler_arguments(sampler: SamplerSpec) -> dict[str, Any]:
-    return {
-        "num_train_timesteps": sampler.train_steps,
-        "beta_schedule": sampler.beta_schedule,
-        "prediction_type": sampler.prediction,
-        "clip_sample": sampler.clip_sample,
-    }

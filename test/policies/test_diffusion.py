@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 from dp_ros.errors import UserError  # noqa: E402
 from dp_ros.inference.manifest import NetworkSpec  # noqa: E402
 from dp_ros.inference.sampler import SamplerSpec, signal_shares  # noqa: E402
-from dp_ros.policies.diffusion import DiffusionPolicy, scheduler_of  # noqa: E402
+from dp_ros.policies.diffusion import DiffusionPolicy  # noqa: E402
+from dp_ros.policies.schedulers import scheduler_of  # noqa: E402
 from dp_ros.task import load_task  # noqa: E402
 from test.policies.small import (  # noqa
     NETWORK,
