@@ -33,7 +33,7 @@ from dp_ros.data.layout import NO_SEED
 from dp_ros.data.replay_buffer import ReplayBuffer
 from dp_ros.data.windows import Demonstrations
 from dp_ros.errors import UserError
-from dp_ros.inference.manifest import Ancestor, explain
+from dp_ros.inference.manifest import MANIFEST_FILE, Ancestor, explain
 from dp_ros.paths import share_dir
 from dp_ros.task import TaskSpec
 from dp_ros.training.checkpoint import write_atomically
@@ -173,7 +173,10 @@ def open_run(run: Path) -> RunRecord:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise UserError(f"{run}: is not a training run (no {RUN_FILE}); `dp-ros train` makes one") from None
+        begins = "`dp-ros train` makes one"
+        if (run / MANIFEST_FILE).is_file():
+            begins = f"it is a model, with which `dp-ros train --start-from {run}` can begin one"
+        raise UserError(f"{run}: is not a training run (no {RUN_FILE}); {begins}") from None
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error}); start the run again") from None
     written_by = data.get("schema_version") if isinstance(data, dict) else None

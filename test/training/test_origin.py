@@ -27,6 +27,7 @@ from dp_ros.training import dagger, trainer  # noqa: E402
 from dp_ros.training.config import TrainingConfig, load_config  # noqa: E402
 from dp_ros.training.dagger_record import DaggerSettings  # noqa: E402
 from dp_ros.training.metrics import read_metrics  # noqa: E402
+from dp_ros.training.run_folder import open_run  # noqa: E402
 from test.training.recordings import QUICK  # noqa: E402
 
 SMALL = {**QUICK, "training.steps": 4, "training.eval_every": 4, "training.logger": "none"}
@@ -129,6 +130,11 @@ def test_an_image_run_takes_over_the_network_of_a_state_model(
 ) -> None:
     new = weights(train("pusht_image", labelled, tmp_path / "run", image_config(), state_model))
     assert all(torch.equal(new[key], value) for key, value in weights(state_run).items())
+
+
+def test_a_model_in_place_of_a_run_is_refused_with_how_to_begin_one(state_model: Path) -> None:
+    with pytest.raises(UserError, match=f"it is a model, with which `dp-ros train --start-from {state_model}`"):
+        open_run(state_model)
 
 
 def test_of_a_model_of_unknown_origin_only_its_name_is_known(
