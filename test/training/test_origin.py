@@ -133,7 +133,9 @@ def test_an_image_run_takes_over_the_network_of_a_state_model(
 
 
 def test_a_model_in_place_of_a_run_is_refused_with_how_to_begin_one(state_model: Path) -> None:
-    with pytest.raises(UserError, match=f"it is a model, with which `dp-ros train --start-from {state_model}`"):
+    with pytest.raises(
+        UserError, match=f"it is a model, with which `dp-ros train --start-from {state_model}`"
+    ):
         open_run(state_model)
 
 
