@@ -233,12 +233,14 @@ def test_a_deleted_episode_is_kept_beside_the_recording(tmp_path: Path) -> None:
     assert aside.episode_info[0] == {"operator": "anna", "set_aside": "deleted"}
 
 
+@pytest.mark.timeout(300)  # a recording for each of its writes
 def test_deleting_stopped_at_any_write_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tmp_path / "before.zarr"
+    write(before, [7, 5])
     call, deleted = 0, set()
     while True:
         call += 1
-        path = tmp_path / str(call) / "x.zarr"
-        write(path, [7, 5])
+        path = shutil.copytree(before, tmp_path / str(call) / "x.zarr")
         writer = EpisodeWriter(path, TASK)
         with monkeypatch.context() as patch:
             calls = _stop_at(patch, call, _Stopped())
