@@ -2,7 +2,7 @@
 # From nothing to an image policy for PushT and its score; what is there already is kept and gone on with.
 #
 #   scripts/reproduce_image.sh                          all of it, under out/reproduce_image
-#   STATE_RUN=runs/pusht scripts/reproduce_image.sh     with the U-Net of this run on pusht_state
+#   STATE_RUN=runs/pusht scripts/reproduce_image.sh     with the U-Net of this run on pusht_state, or of a model
 #   EPISODES=20 STEPS=200 SEEDS=320000:320005 REPEATS=1 OUT=/tmp/try STATE_RUN=... scripts/reproduce_image.sh    a try
 #
 # The encoder learns to tell the T's keypoints from pictures, and the U-Net is that of a policy that observes them. The
@@ -14,7 +14,7 @@ source scripts/reproduction.sh
 
 OUT=${OUT:-out/reproduce_image}      # recordings and runs
 MODEL=${MODEL:-$OUT/pusht_image}     # the model folder
-STATE_RUN=${STATE_RUN:-}             # run on pusht_state to take the U-Net from; empty: one is made
+STATE_RUN=${STATE_RUN:-}             # run or model of pusht_state to take the U-Net from; empty: one is made
 EPISODES=${EPISODES:-600}            # labelled episodes
 STEPS=${STEPS:-}                     # optimiser steps of the encoder; empty: those of the recipe
 STATE_EPISODES=${STATE_EPISODES:-800} STATE_STEPS=${STATE_STEPS:-12000} ROUNDS=${ROUNDS:-2}   # of scripts/reproduce_state.sh

@@ -360,9 +360,8 @@ class DiffusionPolicy(Policy):
             if fresh is not None:
                 led = led + fresh[k] * coefficients.fresh
             gain = self.prefix_gain(weights, coefficients.noise_share)
-            actions = (
-                next_trajectory(scheduler, prediction, step, actions, fresh, k) * (1.0 - gain) + led * gain
-            )
+            own = next_trajectory(scheduler, prediction, step, actions, fresh, k)
+            actions = own * (1.0 - gain) + led * gain
         drawn = self._actions_of(actions)
         return torch.where(weights.unsqueeze(-1) >= 1.0, wanted, drawn)
 

@@ -1,7 +1,7 @@
 """The schedulers of diffusers that train and run a diffusion policy, as a `SamplerSpec` asks for them.
 
-Easy to get wrong: DDPM is not diffusers' DDPM here but its DDIM with eta = 1, which takes any number of steps and its
-noise from outside; and its DPM-Solver++ does not clip.
+Easy to get wrong: a policy runs DDPM as diffusers' DDIM with eta = 1, which takes any number of steps and its noise
+from outside; and diffusers' DPM-Solver++ does not clip, so the one here is a subclass that does.
 """
 
 from __future__ import annotations

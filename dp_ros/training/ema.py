@@ -18,7 +18,7 @@ class WeightAverage:
     """Keeps `policy`, a copy of the given policy with averaged weights.
 
     Args:
-        policy: the policy being trained, whose weights it follows; none is added later.
+        policy: the policy being trained; its parameters are those that it has now, whose values change.
         power: how fast the decay rises.
         max_decay: where it ends.
     """
